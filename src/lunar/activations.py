@@ -1,0 +1,265 @@
+"""One batched, truncated pass over token sequences, yielding what goes into a site's matrix and what leaves its layer.
+
+The pass stops behind the layer, so later layers cost nothing; padding is removed before anything is yielded. Nothing on
+the model remains changed between batches. This module knows nothing of what the rows are for: redirected or pinned,
+weights and targets are the caller's.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lunar.errors import LunarError
+from lunar.models import Site, context_length
+from lunar.prompts import TokenSequence
+
+
+@dataclass(frozen=True)
+class Captured:
+    """Activations of some tokens, one row each, in the model's dtype and on its device; no padding.
+
+    `inner` is the input of the write-back matrix and `residual` the output of its decoder layer. `sequence` is the
+    index into the sequences that were given. `from_end` counts from the prompt's end: 0 for the last prompt token, 1
+    for the one before; answer tokens are negative, -1 for the first.
+    """
+
+    inner: Float[Tensor, "tokens m"]
+    residual: Float[Tensor, "tokens d"]
+    sequence: Int[Tensor, " tokens"]
+    from_end: Int[Tensor, " tokens"]
+
+
+class _Stop(Exception):  # noqa: N818 (not an error: it ends a pass that has shown all it was run for)
+    """Raised behind the layer."""
+
+
+def capture(
+    model: PreTrainedModel,
+    site: Site,
+    sequences: Sequence[TokenSequence],
+    *,
+    batch_size: int = 32,
+    pad_token_id: int = 0,
+    padding_side: Literal["left", "right"] = "right",
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Captured]:
+    """Run the sequences, longest first, up to the site's layer and yield one `Captured` per batch.
+
+    Values do not depend on batch size or padding side beyond rounding. `progress` is called after each batch with the
+    number of sequences done. Nothing is shortened: raises `LunarError`, before running anything, for an empty sequence,
+    a prompt length outside the sequence, a token the model does not have, or more tokens than its context holds.
+    """
+    check_sequences(model, sequences)
+    if padding_side not in ("left", "right"):
+        raise LunarError(f"padding_side was expected to be 'left' or 'right', got {padding_side!r}.")
+    done = 0
+    for indices in batches_by_length([len(sequence.tokens) for sequence in sequences], batch_size):
+        yield _capture_batch(model, site, sequences, indices, pad_token_id, padding_side)
+        done += len(indices)
+        if progress is not None:
+            progress(done)
+
+
+def capture_all(
+    model: PreTrainedModel,
+    site: Site,
+    sequences: Sequence[TokenSequence],
+    *,
+    batch_size: int = 32,
+    pad_token_id: int = 0,
+    padding_side: Literal["left", "right"] = "right",
+    progress: Callable[[int], None] | None = None,
+) -> Captured:
+    """`capture` for a set small enough to hold: all rows at once, ordered by sequence and then by position in it."""
+    batches = list(
+        capture(
+            model,
+            site,
+            sequences,
+            batch_size=batch_size,
+            pad_token_id=pad_token_id,
+            padding_side=padding_side,
+            progress=progress,
+        )
+    )
+    if not batches:
+        device, weight = input_device(model), next(site.module(model).parameters())
+        indices = torch.empty(0, dtype=torch.long, device=device)
+        rows = [torch.empty(0, width, dtype=weight.dtype, device=device) for width in (site.inner_width, site.width)]
+        return Captured(rows[0], rows[1], indices, indices)
+    sequence = torch.cat([batch.sequence for batch in batches])
+    # A stable sort, and batches hold whole sequences in order: positions stay in order within each sequence.
+    order = torch.argsort(sequence, stable=True)
+    return Captured(
+        torch.cat([batch.inner for batch in batches])[order],
+        torch.cat([batch.residual for batch in batches])[order],
+        sequence[order],
+        torch.cat([batch.from_end for batch in batches])[order],
+    )
+
+
+def writes_directly(model: PreTrainedModel, site: Site, *, tolerance: float = 1e-2) -> bool:
+    """Whether what the site's matrix writes reaches its layer's output unchanged, tried out on three tokens.
+
+    False where the layer normalises or scales its MLP's output before or after adding it (Gemma 2 and 3, OLMo 2,
+    Granite): there a change of the matrix does not change the layer's output by the same amount, and the least squares
+    over the layer's output does not hold. `tolerance` is relative to the change that was written.
+    """
+    sequence = TokenSequence((0, 1, 2), 3)
+    before = capture_all(model, site, [sequence]).residual
+    # As large as the activations themselves, so that rounding in 16 bits stays below the tolerance.
+    size = before.float().square().mean().sqrt().clamp_min(1.0)
+    signs = torch.arange(site.width, device=before.device) % 2 * 2 - 1
+    change = (size * signs).to(before.dtype)
+
+    def add(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output + change.to(output.device)
+
+    handle = site.module(model).register_forward_hook(add)
+    try:
+        after = capture_all(model, site, [sequence]).residual
+    finally:
+        handle.remove()
+    error = (after.float() - before.float() - change.float()).square().mean().sqrt()
+    return bool(error <= tolerance * size)
+
+
+# Shared with `lunar.generation`
+
+
+def check_sequences(model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> None:
+    """Raise `LunarError` for the first sequence that the model cannot read as it is."""
+    limit = context_length(model)
+    embedding: Any = model.get_input_embeddings()
+    vocabulary = embedding.weight.shape[0]
+    for index, sequence in enumerate(sequences):
+        count = len(sequence.tokens)
+        if not 1 <= sequence.prompt_length <= count:
+            raise LunarError(
+                f"Sequence {index} has {count} tokens and a prompt of {sequence.prompt_length}; expected at least one "
+                "prompt token and no more than there are tokens."
+            )
+        if limit is not None and count > limit:
+            raise LunarError(
+                f"Sequence {index} has {count} tokens, more than the model's context of {limit}: shorten it."
+            )
+        if not 0 <= min(sequence.tokens) <= max(sequence.tokens) < vocabulary:
+            raise LunarError(
+                f"Sequence {index} has a token outside the model's vocabulary of {vocabulary}: the tokenizer belongs "
+                "to another model."
+            )
+
+
+def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Indices in batches of similar length, longest first so that memory runs out at once if it does."""
+    if batch_size < 1:
+        raise LunarError(f"batch_size was expected to be at least 1, got {batch_size}.")
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def pad(
+    rows: Sequence[Sequence[int]], pad_token_id: int, side: Literal["left", "right"], device: torch.device
+) -> tuple[Int[Tensor, "batch length"], Int[Tensor, "batch length"]]:
+    """Token ids and attention mask (1 on tokens, 0 on padding) of rows of different lengths."""
+    length = max(len(row) for row in rows)
+    tokens = torch.full((len(rows), length), pad_token_id, dtype=torch.long)
+    mask = torch.zeros_like(tokens)
+    for index, row in enumerate(rows):
+        place = slice(0, len(row)) if side == "right" else slice(length - len(row), length)
+        tokens[index, place] = torch.tensor(list(row), dtype=torch.long)
+        mask[index, place] = 1
+    return tokens.to(device), mask.to(device)
+
+
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where the model expects its token ids."""
+    embedding: Any = model.get_input_embeddings()
+    return embedding.weight.device
+
+
+@contextmanager
+def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
+    """Switch dropout and the like off, and give every module back the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            # The attribute and not .train(), which would switch the children as well.
+            module.training = True
+
+
+# One batch
+
+
+def _capture_batch(
+    model: PreTrainedModel,
+    site: Site,
+    sequences: Sequence[TokenSequence],
+    indices: list[int],
+    pad_token_id: int,
+    padding_side: Literal["left", "right"],
+) -> Captured:
+    chosen = [sequences[index] for index in indices]
+    tokens, mask = pad([one.tokens for one in chosen], pad_token_id, padding_side, input_device(model))
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    inner, residual = _run(model, site, tokens, mask, positions)
+    kept = mask.flatten().bool()
+    last = torch.tensor([one.prompt_length - 1 for one in chosen], device=tokens.device)
+    sequence = torch.tensor(indices, device=tokens.device)
+    device = residual.device
+    return Captured(
+        inner.reshape(-1, site.inner_width)[kept.to(inner.device)],
+        residual.reshape(-1, site.width)[kept.to(device)],
+        sequence[:, None].expand_as(mask).flatten()[kept].to(device),
+        (last[:, None] - positions).flatten()[kept].to(device),
+    )
+
+
+def _run(model: PreTrainedModel, site: Site, tokens: Tensor, mask: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """The matrix's input and the layer's output, with padding; hooks live no longer than this call."""
+    seen: dict[str, Tensor] = {}
+
+    def read_inner(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        seen["inner"] = inputs[0].detach()
+
+    def read_residual(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        seen["residual"] = (output[0] if isinstance(output, tuple) else output).detach()
+        raise _Stop
+
+    # Without the head: were the pass not stopped, logits of a whole batch would be the largest tensor of all.
+    body: Any = model.base_model
+    arguments = {"input_ids": tokens, "attention_mask": mask, "use_cache": False}
+    if "position_ids" in inspect.signature(body.forward).parameters:
+        # Absolute position embeddings would count the padding otherwise.
+        arguments["position_ids"] = positions
+    handles = [
+        site.module(model).register_forward_pre_hook(read_inner),
+        site.layer_module(model).register_forward_hook(read_residual),
+    ]
+    try:
+        with torch.no_grad(), evaluation_mode(model):
+            body(**arguments)
+    except _Stop:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    expected = (*tokens.shape, site.width)
+    if "inner" not in seen or tuple(seen["residual"].shape) != expected:
+        shape = tuple(seen["residual"].shape) if "residual" in seen else "nothing"
+        raise LunarError(
+            f"{site.module_name} and {site.layer_name} were expected to run once and yield a residual stream of shape "
+            f"{expected}, but yielded {shape}: this architecture is not supported."
+        )
+    return seen["inner"], seen["residual"]

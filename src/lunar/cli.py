@@ -1,0 +1,230 @@
+"""The command line: parses and calls, nothing else. Heavy imports happen inside the commands, so that --help is fast.
+
+    lunar demo                                  watch a small embedded model forget someone
+    lunar unlearn MODEL --forget FILE --output DIR
+    lunar evaluate MODEL --edit DIR --forget FILE --retain FILE
+    lunar ask MODEL --edit DIR "a question"
+
+Results go to standard output, progress and messages to standard error. Bad input is one sentence and exit code 2.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from lunar.errors import LunarError
+from lunar.settings import Settings
+
+if TYPE_CHECKING:
+    from lunar.report.progress import Stages
+
+
+class _Group(TyperGroup):
+    """Turns the library's one exception for bad input into one sentence and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LunarError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    cls=_Group, help="Make a language model forget, in closed form.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False,
+)  # fmt: skip
+
+Model = Annotated[str, typer.Argument(help="A folder, a Hub id, or `tiny` (the embedded model).", show_default=False)]
+EditFolder = Annotated[Path | None, typer.Option("--edit", help="Output folder of `lunar unlearn`.")]
+Device = Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda, … (default: cuda if there is one)")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, and only the result itself.")]
+
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        from lunar import __version__
+
+        typer.echo(f"lunar {__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path | None, typer.Option(help="New or empty folder (default: lunar-demo, or the next free name).")
+    ] = None,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Watch the embedded model forget one person, and see what it still knows."""
+    from lunar import demo as lunar_demo
+
+    with _stages(as_json, quiet) as progress:
+        outcome = lunar_demo.demo(output, device=device, progress=progress)
+    if as_json:
+        _print_json({**outcome.report, "output": str(outcome.folder)})
+    elif quiet:
+        typer.echo(outcome.folder)
+    else:
+        from lunar.report import terminal
+
+        rows = lunar_demo.examples(outcome)
+        terminal.show(f"The model has forgotten {lunar_demo.PERSON}, given only as questions.")
+        terminal.show(terminal.examples_table(rows), terminal.unlearned(outcome.report, outcome.folder, "tiny"))
+
+
+@app.command()
+def unlearn(
+    model: Annotated[str | None, typer.Argument(help="A folder, a Hub id, or `tiny`.", show_default=False)] = None,
+    forget: Annotated[str | None, typer.Option(help="What to forget: a file of prompts or a Hub data set.")] = None,
+    retain: Annotated[
+        str | None, typer.Option(help="What to leave alone: a file or Hub data set (default: built-in prompts).")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Whose answers to take on: unverifiable (default), refusal, or a file of prompts."),
+    ] = None,
+    forget_group: Annotated[
+        list[str] | None, typer.Option(help="Forget this group of --forget; the others are retained. Repeatable.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="shift (default, most sparing), collapse (most robust) or split.")
+    ] = None,
+    layer: Annotated[int | None, typer.Option(help="Decoder layer, negative from the end (default: chosen).")] = None,
+    strength: Annotated[float | None, typer.Option(help="1 (default) moves all the way, 0 not at all.")] = None,
+    ridge: Annotated[float | None, typer.Option(help="Larger: smaller, less exact edits (default: 0.0001).")] = None,
+    seed: Annotated[int | None, typer.Option(help="For whatever draws random numbers (default: 0).")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--from", help="Run a recipe.toml again, instead of everything above.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="New or empty folder for the edit.")] = None,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a model forget prompts: find the edit, measure it, write it into a folder that explains itself."""
+    from lunar.recipe import Recipe, read_recipe
+    from lunar.report import check_output
+    from lunar.workflow import unlearn_files
+
+    if output is None:
+        raise typer.BadParameter("Missing option '--output'.")
+    check_output(output)
+    asked = {"target": target, "layer": layer, "strength": strength, "ridge": ridge, "seed": seed}
+    knobs: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if recipe is not None:
+        others = {"model": model, "forget": forget, "retain": retain, "reference": reference, "group": forget_group}
+        _refuse_beside_recipe([*(name for name, value in others.items() if value), *knobs])
+        wanted, made_with = read_recipe(recipe)
+        _warn_of_versions(made_with, silent=quiet)
+    elif model is None or forget is None:
+        raise typer.BadParameter(f"Missing {'argument MODEL' if model is None else 'option --forget'}.")
+    else:
+        groups = tuple(forget_group or ())
+        wanted = Recipe(model, forget, retain, reference or Recipe.reference, groups, Settings(**knobs))
+    with _stages(as_json, quiet) as progress:
+        outcome = unlearn_files(wanted, output, device=device, progress=progress)
+    if outcome.report["scores"]["forget"]["rouge1"]["before"] is None and not (as_json or quiet):
+        typer.echo("The forget prompts have no answers, so ROUGE-1 was not measured for them.", err=True)
+    if as_json:
+        _print_json({**outcome.report, "output": str(output)})
+    elif quiet:
+        typer.echo(output)
+    else:
+        from lunar.report import terminal
+
+        terminal.show(terminal.unlearned(outcome.report, outcome.folder, wanted.model))
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    forget: Annotated[str, typer.Option(help="Prompts that are to be forgotten, with answers.", show_default=False)],
+    retain: Annotated[str, typer.Option(help="Prompts that are to be retained, with answers.", show_default=False)],
+    edit: EditFolder = None,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a model on what it is to forget and to retain, before and after an edit."""
+    from lunar.workflow import evaluate_files
+
+    with _stages(as_json, quiet) as progress:
+        result = evaluate_files(model, edit, forget, retain, device=device, progress=progress)
+    if as_json:
+        _print_json(result)
+    else:
+        from lunar.report import terminal
+
+        terminal.show(terminal.scores_table(result), terminal.deviation_line(result))
+
+
+@app.command()
+def ask(
+    model: Model,
+    question: Annotated[str, typer.Argument(help="What to ask.", show_default=False)],
+    edit: EditFolder = None,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Ask a question, and see the answers before and after an edit side by side."""
+    from lunar import workflow
+
+    with _stages(as_json, quiet) as progress:
+        before, after = workflow.ask(model, edit, question, device=device, progress=progress)
+    if as_json:
+        _print_json({"question": question, "before": before} | ({} if after is None else {"after": after}))
+    elif quiet:
+        typer.echo(before if after is None else after)
+    else:
+        from lunar.report import terminal
+
+        terminal.show(terminal.side_by_side(question, before, after))
+
+
+def _refuse_beside_recipe(given: list[str]) -> None:
+    """A recipe decides everything, so whatever else would decide something is refused beside it."""
+    if given:
+        raise typer.BadParameter(f"--from takes everything from the recipe, so leave out: {', '.join(given)}.")
+
+
+def _warn_of_versions(made_with: dict[str, str], *, silent: bool) -> None:
+    from lunar.report import versions
+
+    changed = [name for name, value in versions().items() if made_with.get(name) != value]
+    if changed and not silent:
+        typer.echo(f"Made with other versions of {', '.join(changed)}: the bytes may differ.", err=True)
+
+
+def _stages(as_json: bool, quiet: bool) -> Stages:
+    from lunar.report.progress import Stages
+
+    return Stages(shown=not (as_json or quiet))
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def main() -> None:
+    """The entry point `lunar`."""
+    app()

@@ -1,0 +1,264 @@
+"""The edit that leaves a solve: thin factors, and how a model takes them on and puts them off again.
+
+An edit knows names and shapes of the matrices it changes, not how it was found. Applying adds ΔW = write @ read to a
+weight; reverting restores the original bits, whatever other edits came and went in between: while any edit is active,
+the original weight is kept and the current one is original plus the active edits in the order of their application.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lunar.errors import LunarError
+from lunar.solve import Solution
+
+WEIGHTS_FILE = "edit.safetensors"
+CARD_FILE = "edit.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The change of one matrix.
+
+    Attributes:
+        module_name: as in `model.named_modules()`; its `weight` is changed.
+        write: [d, k] columns in the residual stream. Float32.
+        read: [k, m] linear detectors of inputs. Float32.
+        transposed: the weight is stored as [m, d] (the Conv1D of GPT-2) instead of [d, m].
+        fingerprint: SHA-256 of the original weight in bfloat16, by which the right base model is recognised.
+    """
+
+    module_name: str
+    write: Float[Tensor, "d k"]
+    read: Float[Tensor, "k m"]
+    transposed: bool = False
+    fingerprint: str = ""
+
+    @classmethod
+    def of(cls, module_name: str, solution: Solution, transposed: bool, fingerprint: str = "") -> Factors:
+        """Factors in storage precision from a solution in float64."""
+        write, read = solution.write.float().cpu().contiguous(), solution.read.float().cpu().contiguous()
+        return cls(module_name, write, read, transposed, fingerprint)
+
+    def change(self) -> Float[Tensor, "rows columns"]:
+        """ΔW in float64, in the orientation in which the weight is stored."""
+        change = self.write.double() @ self.read.double()
+        return change.T if self.transposed else change
+
+
+@dataclass
+class _Original:
+    """What a changed module weighed before, and the edits it bears now."""
+
+    weight: Tensor
+    active: list[tuple[object, Factors]] = field(default_factory=list)
+
+
+_originals: weakref.WeakKeyDictionary[nn.Module, _Original] = weakref.WeakKeyDictionary()
+
+
+def fingerprint(weight: Tensor) -> str:
+    """SHA-256 of a weight's bfloat16 bytes: the same whether a bfloat16 checkpoint was loaded as such or as float32."""
+    values = weight.detach().to("cpu", torch.bfloat16).contiguous()
+    return hashlib.sha256(values.view(torch.int16).numpy().tobytes()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """A change of one or more matrices. `settings` says how it was made; it does not influence what `apply` does."""
+
+    factors: tuple[Factors, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = {part.module_name for part in self.factors}
+        if not names or len(names) < len(self.factors):
+            raise LunarError(
+                f"An edit holds one change for each of its matrices, but {len(self.factors)} changes of {len(names)} "
+                "matrices came: give at least one and join those of the same matrix."
+            )
+
+    @property
+    def rank(self) -> int:
+        """The largest rank over the changed matrices."""
+        return max(part.read.shape[0] for part in self.factors)
+
+    @property
+    def stored_numbers(self) -> int:
+        """How many numbers describe the edit: k(d + m) per matrix."""
+        return sum(part.write.numel() + part.read.numel() for part in self.factors)
+
+    def scaled(self, strength: float) -> Edit:
+        """The same edit, its change multiplied by `strength`; 0 is the identity."""
+        return replace(self, factors=tuple(replace(part, write=part.write * strength) for part in self.factors))
+
+    def apply(self, model: nn.Module) -> None:
+        """Add the change to the model's weights in place.
+
+        Raises LunarError, with the model untouched, if a matrix is missing, has another shape or other values than
+        the edit was made for, or if this edit is active already.
+        """
+        modules = [self._module(model, part) for part in self.factors]
+        for module, part in zip(modules, self.factors, strict=True):
+            original = _originals.get(module)
+            if original and any(owner is self for owner, _ in original.active):
+                raise LunarError("This edit is active on the model already: revert it before applying it again.")
+            weight: Tensor = original.weight if original else module.weight  # type: ignore[assignment]
+            if part.fingerprint and fingerprint(weight) != part.fingerprint:
+                raise LunarError(
+                    f"The edit was made for other values of {part.module_name} than this model has: load the model "
+                    "that it was made from."
+                )
+        for module, part in zip(modules, self.factors, strict=True):
+            if module not in _originals:
+                _originals[module] = _Original(module.weight.detach().clone())  # type: ignore[operator]
+            _originals[module].active.append((self, part))
+            _refresh(module)
+
+    def revert(self, model: nn.Module) -> None:
+        """Take the change out again: without other active edits, the weights have their original bits.
+
+        Raises LunarError if the edit is not active on the model.
+        """
+        modules = [self._module(model, part) for part in self.factors]
+        for module in modules:
+            original = _originals.get(module)
+            if original is None or not any(owner is self for owner, _ in original.active):
+                raise LunarError("This edit is not active on the model: apply it before reverting it.")
+        for module in modules:
+            original = _originals[module]
+            original.active = [(owner, part) for owner, part in original.active if owner is not self]
+            _refresh(module)
+            if not original.active:
+                del _originals[module]
+
+    @contextlib.contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """The edit is active within the block and reverted after it, also after an exception."""
+        self.apply(model)
+        try:
+            yield
+        finally:
+            self.revert(model)
+
+    def save(self, folder: Path | str) -> None:
+        """Write `edit.safetensors` and `edit.json` into a folder, which is made if it is missing."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {}
+        for part in self.factors:
+            tensors[f"{part.module_name}.write"] = part.write.contiguous()
+            tensors[f"{part.module_name}.read"] = part.read.contiguous()
+        card = {
+            "format": FORMAT,
+            "matrices": [
+                {
+                    "module_name": part.module_name,
+                    "transposed": part.transposed,
+                    "rank": part.read.shape[0],
+                    "shape": [part.write.shape[0], part.read.shape[1]],
+                    "fingerprint": part.fingerprint,
+                }
+                for part in self.factors
+            ],
+            "settings": dict(self.settings),
+        }
+        save_file(tensors, folder / WEIGHTS_FILE, {"format": "pt"})
+        (folder / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Edit:
+        """Read what `save` wrote. Raises LunarError if the folder is missing, damaged or something else."""
+        folder = Path(folder)
+        for name in (CARD_FILE, WEIGHTS_FILE):
+            if not (folder / name).is_file():
+                raise LunarError(
+                    f"{folder} was expected to hold an edit, but it has no {name}: give the output folder of "
+                    "`lunar unlearn`."
+                )
+        try:
+            card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+            tensors = load_file(folder / WEIGHTS_FILE)
+            parts = [
+                Factors(
+                    entry["module_name"],
+                    tensors[f"{entry['module_name']}.write"],
+                    tensors[f"{entry['module_name']}.read"],
+                    bool(entry["transposed"]),
+                    str(entry["fingerprint"]),
+                )
+                for entry in card["matrices"]
+            ]
+            if not parts or not all(_is_thin(part) for part in parts):
+                raise KeyError("matrices")
+            shapes = [[part.write.shape[0], part.read.shape[1]] for part in parts]
+            if card["format"] != FORMAT or shapes != [entry["shape"] for entry in card["matrices"]]:
+                raise ValueError("the card does not describe the tensors")
+            return cls(tuple(parts), dict(card.get("settings", {})))
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise LunarError(
+                f"The edit in {folder} cannot be read ({type(error).__name__}): the files are damaged, make it again."
+            ) from error
+
+    @staticmethod
+    def _module(model: nn.Module, part: Factors) -> nn.Module:
+        modules = dict(model.named_modules())
+        module = modules.get(part.module_name)
+        if module is None:
+            raise LunarError(
+                f"The edit changes {part.module_name}, but the model has no such matrix: load the model that the edit "
+                "was made from."
+            )
+        if not isinstance(getattr(module, "weight", None), Tensor):
+            raise LunarError(
+                f"The edit changes {part.module_name}, but this part of the model has no weight: load the model that "
+                "the edit was made from."
+            )
+        expected = (part.write.shape[0], part.read.shape[1])
+        expected = expected[::-1] if part.transposed else expected
+        if tuple(module.weight.shape) != expected:
+            raise LunarError(
+                f"The edit changes {part.module_name} of shape {expected}, but the model's has "
+                f"{tuple(module.weight.shape)}: load the model that the edit was made from."
+            )
+        return module
+
+
+def _is_thin(part: Factors) -> bool:
+    both = (part.write, part.read)
+    return (
+        all(tensor.ndim == 2 and bool(torch.isfinite(tensor).all()) for tensor in both)
+        and part.write.shape[1] == part.read.shape[0] > 0
+    )
+
+
+def _refresh(module: nn.Module) -> None:
+    """Set a weight to its original plus the active edits."""
+    original = _originals[module]
+    weight = original.weight
+    if original.active:
+        exact = weight.to(torch.float64)
+        for _, part in original.active:
+            exact = exact + part.change().to(exact.device)
+        weight = exact.to(weight.dtype)
+    with torch.no_grad():
+        module.weight.copy_(weight)  # type: ignore[operator]
+
+
+def changed_tensors(before: Mapping[str, Tensor], model: nn.Module) -> Sequence[str]:
+    """Names of the tensors of a model that differ in any bit from a state taken before."""
+    return [name for name, tensor in model.state_dict().items() if not torch.equal(before[name], tensor)]

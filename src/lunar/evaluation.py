@@ -1,0 +1,99 @@
+"""Ask a model questions and score its answers, before and after an edit.
+
+Knows models, records and metrics; knows nothing of how an edit was found or where reports go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lunar.edit import Edit
+from lunar.generation import greedy
+from lunar.metrics import METRICS, deviation_score, mean
+from lunar.models import LoadedModel, context_length
+from lunar.prompts import encode_all
+from lunar.records import Record
+
+Progress = Callable[[str, int, int], None]
+Scores = dict[str, float | None]
+
+SHORTEST_LIMIT = 48
+"""New tokens allowed at least, so that a refusal is not cut off where the known answers are short."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Answers and scores of one split before and after the edit; the same order as the records."""
+
+    records: Sequence[Record]
+    before: list[str]
+    after: list[str]
+
+    def scores(self) -> dict[str, dict[str, float | None]]:
+        """Per metric the mean before and after."""
+        return {
+            name: {moment: mean(score(answers, self.records)) for moment, answers in self.moments()}
+            for name, score in METRICS.items()
+        }
+
+    def moments(self) -> list[tuple[str, list[str]]]:
+        """The answers by moment: "before" and "after"."""
+        return [("before", self.before), ("after", self.after)]
+
+
+def answer_records(
+    loaded: LoadedModel, records: Sequence[Record], *, name: str = "questions", progress: Progress | None = None
+) -> list[str]:
+    """Greedy answers, in the order of the records.
+
+    The limit on their length follows the longest known answer, as far as the model's context goes.
+    """
+    limit = context_length(loaded.model)
+    sequences = encode_all(loaded.tokenizer, records, with_answer=False, context_length=limit, name=name)
+    longest = max((sequence.prompt_length for sequence in sequences), default=0)
+    room = None if limit is None else max(1, limit - longest)
+    known = [len(loaded.tokenizer.encode(r.answer, add_special_tokens=False)) for r in records if r.answer]
+    wanted = max([SHORTEST_LIMIT, *(length + 16 for length in known)])
+    return greedy(
+        loaded.model,
+        loaded.tokenizer,
+        sequences,
+        max_new_tokens=wanted if room is None else min(wanted, room),
+        progress=None if progress is None else lambda done: progress(name, done, len(sequences)),
+    )
+
+
+def compare(
+    loaded: LoadedModel, edit: Edit, splits: Mapping[str, Sequence[Record]], *, progress: Progress | None = None
+) -> dict[str, Comparison]:
+    """Answers of every split without and with the edit; the model is left as it was."""
+    before = _ask_all(loaded, splits, "before", progress)
+    with edit.applied(loaded.model):
+        after = _ask_all(loaded, splits, "after", progress)
+    return {name: Comparison(records, before[name], after[name]) for name, records in splits.items()}
+
+
+def _ask_all(
+    loaded: LoadedModel, splits: Mapping[str, Sequence[Record]], moment: str, progress: Progress | None
+) -> dict[str, list[str]]:
+    """All splits in one run of the model, so that its batches are full and its progress is one bar."""
+    everything = [record for records in splits.values() for record in records]
+    stage = f"answers {moment}"
+    answers = iter(answer_records(loaded, everything, name=stage, progress=progress))
+    return {name: [next(answers) for _ in records] for name, records in splits.items()}
+
+
+def summary(comparisons: Mapping[str, Comparison]) -> dict[str, object]:
+    """The scores of all splits and the Deviation Score, in the form of report.json."""
+    scores = {name: comparison.scores() for name, comparison in comparisons.items()}
+    result: dict[str, object] = {
+        "scores": scores,
+        "questions": {name: len(comparison.records) for name, comparison in comparisons.items()},
+    }
+    if "forget" in scores and "retain" in scores:
+        result["deviation_score"] = {
+            moment: deviation_score(scores["forget"]["rouge1"][moment], scores["retain"]["rouge1"][moment])
+            for moment in ("before", "after")
+        }
+    return result

@@ -1,0 +1,118 @@
+"""Greedy answers to many prompts: the most likely token every time, batched.
+
+Whatever a checkpoint's generation settings ask for (sampling, beams, penalties) is set aside for the call, so that
+answers are comparable between models and runs. It knows nothing of records, chat templates or metrics.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from lunar.activations import batches_by_length, check_sequences, evaluation_mode, input_device, pad
+from lunar.errors import LunarError
+from lunar.models import context_length
+from lunar.prompts import TokenSequence
+
+
+def greedy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sequences: Sequence[TokenSequence],
+    *,
+    max_new_tokens: int = 64,
+    batch_size: int = 64,
+    progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """The model's greedy answer to each prompt (`tokens[:prompt_length]`), in the given order.
+
+    An answer ends at the first end-of-text token or after `max_new_tokens` tokens; special tokens and surrounding white
+    space are removed. `progress` is called after each batch with the number of prompts done.
+
+    Raises `LunarError` when a prompt cannot be read by the model, or when it and the answer do not fit its context.
+    """
+    prompts = [TokenSequence(one.tokens[: one.prompt_length], one.prompt_length) for one in sequences]
+    check_sequences(model, prompts)
+    _check_room(model, prompts, max_new_tokens)
+    ends = end_tokens(model, tokenizer)
+    answers = [""] * len(prompts)
+    done = 0
+    with evaluation_mode(model), _plain_settings(model, tokenizer, ends, max_new_tokens) as settings:
+        for indices in batches_by_length([one.prompt_length for one in prompts], batch_size):
+            rows = [prompts[index].tokens for index in indices]
+            for index, answer in zip(indices, _answer(model, rows, settings), strict=True):
+                answers[index] = _text(tokenizer, answer, ends)
+            done += len(indices)
+            if progress is not None:
+                progress(done)
+    return answers
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Every token that ends an answer: those of the generation settings, the configuration and the tokenizer."""
+    config = model.config.get_text_config(decoder=True)
+    given = (
+        getattr(model.generation_config, "eos_token_id", None),
+        getattr(config, "eos_token_id", None),
+        tokenizer.eos_token_id,
+    )
+    found: set[int] = set()
+    for value in given:
+        if isinstance(value, int):
+            found.add(value)
+        elif isinstance(value, Iterable):
+            found.update(int(one) for one in value)
+    return tuple(sorted(found))
+
+
+def _check_room(model: PreTrainedModel, prompts: Sequence[TokenSequence], max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise LunarError(f"max_new_tokens was expected to be at least 1, got {max_new_tokens}.")
+    limit = context_length(model)
+    longest = max((one.prompt_length for one in prompts), default=0)
+    if limit is not None and longest + max_new_tokens > limit:
+        raise LunarError(
+            f"A prompt of {longest} tokens and an answer of {max_new_tokens} do not fit the model's context of "
+            f"{limit}: lower max_new_tokens or shorten the prompt."
+        )
+
+
+@contextmanager
+def _plain_settings(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: tuple[int, ...], max_new_tokens: int
+) -> Iterator[GenerationConfig]:
+    """Greedy settings, also in the model's own place: `generate` fills what a call leaves open from there."""
+    padding = tokenizer.pad_token_id
+    if not isinstance(padding, int):
+        # Masked in the prompt and cut off behind the answer's end, so any token will do.
+        padding = ends[0] if ends else 0
+    settings = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(ends) or None,
+        pad_token_id=padding,
+    )
+    kept = model.generation_config
+    model.generation_config = settings
+    try:
+        yield settings
+    finally:
+        model.generation_config = kept
+
+
+def _answer(model: PreTrainedModel, rows: list[tuple[int, ...]], settings: GenerationConfig) -> list[list[int]]:
+    """New tokens per row, with whatever follows the end of the shorter answers."""
+    tokens, mask = pad(rows, int(settings.pad_token_id), "left", input_device(model))
+    generate: Any = model.generate
+    with torch.no_grad():
+        output = generate(input_ids=tokens, attention_mask=mask, generation_config=settings)
+    return output[:, tokens.shape[1] :].tolist()
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, answer: list[int], ends: tuple[int, ...]) -> str:
+    stop = next((place for place, token in enumerate(answer) if token in ends), len(answer))
+    return str(tokenizer.decode(answer[:stop], skip_special_tokens=True)).strip()

@@ -1,0 +1,128 @@
+"""Streaming sums over activations: what a solve needs to know of data it will never see again.
+
+`Moments` adds up w h hᵀ over pinned rows, `ReferenceMean` the mean residual per position over reference prompts. Both
+see batches, can be merged, and forget the batches. They know nothing of models, prompts or tokens: torch only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lunar.errors import LunarError
+
+FORMAT = "lunar moments 1"
+
+
+@dataclass
+class Moments:
+    """The weighted second moment A = sum of w h hᵀ of write-back inputs.
+
+    Attributes:
+        second: [m, m] in float64, products included: a few rows of huge activations, as first tokens have in large
+            models, would otherwise drown the rest in rounding noise and make the sum indefinite.
+        rows: how many rows were added.
+    """
+
+    second: Float[Tensor, "m m"]
+    rows: int = 0
+
+    @classmethod
+    def zeros(cls, inner_width: int, device: torch.device | str = "cpu") -> Moments:
+        """Empty sums for inputs of width m."""
+        return cls(torch.zeros(inner_width, inner_width, dtype=torch.float64, device=device))
+
+    def update(self, inner: Float[Tensor, "tokens m"], weights: Float[Tensor, " tokens"]) -> Moments:
+        """Add rows with their weights (non-negative); returns self."""
+        if inner.shape[1] != len(self.second):
+            raise LunarError(
+                f"Rows of width {len(self.second)} were expected, but {inner.shape[1]} came: take all rows from the "
+                "same layer of the same model."
+            )
+        exact = inner.to(self.second)
+        self.second.addmm_(exact.T, exact * weights.to(exact)[:, None])
+        self.rows += len(inner)
+        return self
+
+    def merge(self, other: Moments) -> Moments:
+        """The sums over both streams; neither is changed. Raises LunarError if the widths differ."""
+        if self.second.shape != other.second.shape:
+            raise LunarError(
+                f"Moments of one width can be merged, but these have {len(self.second)} and {len(other.second)}: "
+                "collect both at the same layer of the same model."
+            )
+        return Moments(self.second + other.second.to(self.second), self.rows + other.rows)
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file. The sums derive from the data: protect them like the data."""
+        path.touch(mode=0o600)
+        path.chmod(0o600)  # before the data is there, also where the file existed
+        save_file({"second": self.second.contiguous()}, path, {"rows": str(self.rows), "format": FORMAT})
+        path.chmod(0o600)
+
+    @classmethod
+    def load(cls, path: Path) -> Moments:
+        """Read what `save` wrote. Raises LunarError if the file is missing, damaged or something else."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata, second = file.metadata(), file.get_tensor("second")
+            rows = int(metadata["rows"])
+            square = second.ndim == 2 and second.shape[0] == second.shape[1]
+            if metadata["format"] != FORMAT or not square or not bool(torch.isfinite(second).all()):
+                raise ValueError("not moments")
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise LunarError(
+                f"{path} holds no moments that can be read ({type(error).__name__}): collect them again."
+            ) from error
+        return cls(second, rows)
+
+
+@dataclass
+class ReferenceMean:
+    """The mean residual activation per position from the prompt's end: μ in the design.
+
+    Attributes:
+        total: [positions, d] sums in float64; position 0 is the last prompt token.
+        count: [positions] rows per position.
+    """
+
+    total: Float[Tensor, "positions d"]
+    count: Int[Tensor, " positions"]
+
+    @classmethod
+    def zeros(cls, positions: int, width: int, device: torch.device | str = "cpu") -> ReferenceMean:
+        """Empty sums for the last `positions` prompt tokens of a model of width d."""
+        total = torch.zeros(positions, width, dtype=torch.float64, device=device)
+        return cls(total, torch.zeros(positions, dtype=torch.int64, device=device))
+
+    def update(self, residual: Float[Tensor, "tokens d"], from_end: Int[Tensor, " tokens"]) -> ReferenceMean:
+        """Add rows; those outside the counted positions (answers, earlier tokens) are ignored; returns self."""
+        wanted = (from_end >= 0) & (from_end < len(self.total))
+        index = from_end[wanted].to(self.total.device)
+        self.total.index_add_(0, index, residual[wanted].to(self.total))
+        self.count += torch.bincount(index, minlength=len(self.total))
+        return self
+
+    def merge(self, other: ReferenceMean) -> ReferenceMean:
+        """The sums over both streams; neither is changed. Raises LunarError if the shapes differ."""
+        if self.total.shape != other.total.shape:
+            raise LunarError(
+                f"Reference means of one shape can be merged, but these have {tuple(self.total.shape)} and "
+                f"{tuple(other.total.shape)}: collect both for the same positions of the same model."
+            )
+        return ReferenceMean(self.total + other.total, self.count + other.count)
+
+    def mean(self) -> Float[Tensor, "positions d"]:
+        """μ, [positions, d] in float64. Raises LunarError if no reference prompt reaches back to some position."""
+        if not bool((self.count > 0).all()):
+            raise LunarError(
+                f"The reference prompts must be at least {len(self.count)} tokens long, but the longest has "
+                f"{int((self.count > 0).sum())}: give longer ones or redirect fewer tokens."
+            )
+        return self.total / self.count[:, None]

@@ -1,0 +1,98 @@
+"""Neighbours of a question: the same words about somebody or something else, known or invented.
+
+Pinning them needs no answers, and teaches the solve which part of a forget prompt makes it one: with one name of a full
+name kept and the other replaced, only both together are recognised. Knows no models.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from lunar import names
+from lunar.records import Record
+
+_SEVERAL = r"[A-Z][\w.&-]*(?:\s[A-Z][\w.&-]*)+"
+_ONE = r"(?<=[a-z,'\"\u2018\u201c]\s)[A-Z][\w&-]+|(?<=['\"\u2018\u201c])[A-Z][\w&-]+"
+_NAME = re.compile(rf"{_SEVERAL}|{_ONE}")
+_OPENING = re.compile(r"(?:^|[.:!?]\s)[A-Z]\w*\s(?=[A-Z])")
+
+
+def name_spans(prompt: str) -> list[tuple[int, int]]:
+    """Where the names stand in a prompt: runs of capitalised words, and single ones within a sentence.
+
+    The first word of a sentence does not count as part of a name that follows it ("Name Ada Byron's work").
+    """
+    spans = []
+    for match in _NAME.finditer(prompt):
+        start, end = match.span()
+        opening = _OPENING.match(prompt, start - 2 if start > 1 and prompt[start - 2] in ".:!?" else start)
+        if opening and opening.end() < end and (start == 0 or prompt[start - 1] == " "):
+            start = opening.end()
+        spans.append((start, start + len(prompt[start:end].rstrip(".&-"))))
+    return spans
+
+
+def replace_spans(prompt: str, spans: Sequence[tuple[int, int]], rng: random.Random) -> tuple[str, list[str]]:
+    """The prompt with invented names in the given places, and these names in order."""
+    return _replace(prompt, {span: names.scramble(prompt[slice(*span)], rng) for span in spans})
+
+
+def _replace(prompt: str, replacements: Mapping[tuple[int, int], str]) -> tuple[str, list[str]]:
+    """The prompt with other texts in the given places, and these texts in order."""
+    for start, end in sorted(replacements, reverse=True):
+        prompt = prompt[:start] + replacements[start, end] + prompt[end:]
+    return prompt, [replacements[span] for span in sorted(replacements)]
+
+
+class Names:
+    """Where other names come from: mostly the given prompts, as often as they stand there, else invention."""
+
+    def __init__(self, prompts: Iterable[str], rng: random.Random) -> None:
+        self.rng = rng
+        self.whole = [prompt[slice(*span)] for prompt in prompts for span in name_spans(prompt)]
+        self.first = [name.split()[0] for name in self.whole if " " in name]
+        self.last = [name.split()[-1] for name in self.whole if " " in name]
+
+    def like(self, name: str, known: Sequence[str]) -> str:
+        """Another name in the place of `name`: one of the known ones or an invented one of its shape."""
+        if known and self.rng.random() < 0.7:
+            return self.rng.choice(known)
+        return names.scramble(name, self.rng)
+
+
+def neighbour(record: Record, pool: Names) -> Record | None:
+    """One neighbour without an answer: all names replaced, one of them, or one word of one. None without names."""
+    prompt, rng = record.prompt, pool.rng
+    spans = name_spans(prompt)
+    if not spans:
+        return None
+    kind = rng.random()
+    if kind < 0.4:
+        chosen = spans if kind < 0.2 else [rng.choice(spans)]
+        changed, _ = _replace(prompt, {span: pool.like(prompt[slice(*span)], pool.whole) for span in chosen})
+    else:
+        start, end = rng.choice(spans)
+        # A changed "Ltd" or "NV" would still be the same company to most readers, so short words stay.
+        words = [(start + m.start(), start + m.end()) for m in re.finditer(r"\S{4,}", prompt[start:end])]
+        word = rng.choice(words) if words else (start, end)
+        known = pool.first if word[0] == start else pool.last
+        changed, _ = _replace(prompt, {word: pool.like(prompt[slice(*word)], known)})
+    return Record((*record.messages[:-1], ("user", changed)))
+
+
+def neighbours(records: Sequence[Record], retain: Sequence[Record], count: int, seed: int) -> list[Record]:
+    """At most `count` neighbours of the records in all, different from the records and from each other.
+
+    Names that stand in the retain prompts are mostly put in the place of the records' own: what is known about somebody
+    with the same first name is the likeliest to suffer.
+    """
+    pool = Names((record.prompt for record in retain), random.Random(seed))
+    own = {record.messages for record in records}
+    found: dict[tuple[tuple[str, str], ...], Record] = {}
+    for index in range(3 * count):
+        made = neighbour(records[index % len(records)], pool)
+        if made is not None and made.messages not in own and len(found) < count:
+            found[made.messages] = made
+    return list(found.values())

@@ -1,0 +1,121 @@
+"""What can be said of a model and an edit without torch: a wrong one is refused in a moment, not after an import.
+
+Reads configurations and the headers of weights, and of small checkpoints all numbers. Whatever passes here is checked
+again, and completely, by `lunar.models` and `lunar.prompts`; what is unusual is left to them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lunar.checkpoints import CONTEXT_SETTINGS, find_checkpoint
+from lunar.errors import LunarError
+from lunar.records import Record
+
+LAYER_SETTINGS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+SMALL = 256 * 2**20
+"""Bytes of weights up to which every number is looked at; reading more would cost more than it saves."""
+_EXPONENTS = {"BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00), "F32": ("<u4", 0x7F800000)}
+
+
+def check_model(source: str, layer: int | None, sets: Mapping[str, Sequence[Record]]) -> None:
+    """Raise LunarError for a model that cannot be used with this layer and these records, where that shows cheaply.
+
+    Args:
+        source: a folder, a Hub id (downloaded if need be) or "tiny".
+        layer: the decoder layer asked for, None for any.
+        sets: records by role; their contents alone, without the chat template, must fit the model's context.
+    """
+    folder = find_checkpoint(source)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    text = config.get("text_config")
+    config = {**config, **text} if isinstance(text, dict) else config
+    _check_layers(config, layer)
+    _check_numbers(folder)
+    limit = _whole_number(config, CONTEXT_SETTINGS)
+    if limit:
+        _check_lengths(folder, limit, sets)
+
+
+def check_edit(folder: Path) -> None:
+    """Raise LunarError unless a folder holds the two files of an edit."""
+    for name in ("edit.json", "edit.safetensors"):
+        if not (folder / name).is_file():
+            raise LunarError(
+                f"{folder} was expected to hold an edit, but it has no {name}: give the output folder of "
+                "`lunar unlearn`."
+            )
+
+
+def _whole_number(config: Mapping[str, Any], names: Sequence[str]) -> int | None:
+    return next((config[name] for name in names if type(config.get(name)) is int), None)
+
+
+def _check_layers(config: Mapping[str, Any], layer: int | None) -> None:
+    count = _whole_number(config, LAYER_SETTINGS)
+    if count is not None and count < 1:
+        raise LunarError(f"The model has no decoder layers to edit: its config.json says {count}.")
+    if count is not None and layer is not None and not -count <= layer < count:
+        raise LunarError(
+            f"There is no decoder layer {layer}: the model has {count}, so give a number from {-count} to {count - 1}."
+        )
+
+
+def _check_numbers(folder: Path) -> None:
+    """Refuse NaN and infinity in small checkpoints. A damaged file is left to the loader, which says what is wrong."""
+    import numpy as np
+
+    paths = sorted(folder.glob("*.safetensors"))
+    if sum(path.stat().st_size for path in paths) > SMALL:
+        return
+    for path in paths:
+        for name, kind, content in _tensors(path):
+            number, exponent = _EXPONENTS[kind]
+            values = np.frombuffer(content, dtype=number, count=len(content) // int(number[-1]))
+            if bool(((values & exponent) == exponent).any()):
+                raise LunarError(f"The model's weight {name} holds NaN or infinite values; the checkpoint is damaged.")
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, str, memoryview]]:
+    """Name, type and bytes of the floating-point tensors of a safetensors file; nothing for a damaged one."""
+    content = memoryview(path.read_bytes())
+    length = int.from_bytes(content[:8], "little")
+    try:
+        header = json.loads(bytes(content[8 : 8 + length]))
+        tensors = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
+        for name, entry in tensors:
+            start, end = (8 + length + int(offset) for offset in entry["data_offsets"])
+            if entry["dtype"] in _EXPONENTS and end <= len(content):
+                yield name, entry["dtype"], content[start:end]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return
+
+
+def _check_lengths(folder: Path, limit: int, sets: Mapping[str, Sequence[Record]]) -> None:
+    """Refuse prompts that are too long even without what the chat template adds."""
+    # A token is at least one byte, so that short prompts need no tokenizer.
+    long = [
+        (f"{name} record {number}", text)
+        for name, records in sets.items()
+        for number, record in enumerate(records, 1)
+        if len((text := " ".join(content for _, content in record.messages)).encode()) > limit
+    ]
+    if not long or not (folder / "tokenizer.json").is_file():
+        return
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception:  # the library raises bare Exception; a damaged tokenizer is for the loader to report
+        return
+    tokenizer.no_truncation()
+    for where, text in long:
+        count = len(tokenizer.encode(text, add_special_tokens=False).ids)
+        if count > limit:
+            raise LunarError(
+                f"Expected at most {limit} tokens, the model's context length, but {where} has {count} and more: "
+                "shorten or remove it."
+            )

@@ -1,0 +1,115 @@
+"""Results for people: tables of scores, example answers, and what to do next. Prints results, computes none."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+_METRICS = {"rouge1": "ROUGE-1", "exact_match": "exact match", "refusal_rate": "coherent refusals"}
+
+
+def scores_table(report: Mapping[str, Any]) -> Table:
+    """One row per split: its questions and every metric before and after; a dash where no answers are known."""
+    table = Table(title="before → after", title_justify="left")
+    table.add_column("split")
+    table.add_column("questions", justify="right")
+    for title in _METRICS.values():
+        table.add_column(title, justify="right")
+    for split, scores in report["scores"].items():
+        values = [_change(scores[metric]) for metric in _METRICS]
+        table.add_row(split.replace("_", " "), str(report["questions"][split]), *values)
+    return table
+
+
+def deviation_line(report: Mapping[str, Any]) -> str:
+    """The Deviation Score before and after, or why there is none."""
+    score = report.get("deviation_score", {})
+    if score.get("before") is None:
+        return "Deviation Score: – (it needs answers to both the forget and the retain prompts)"
+    return f"Deviation Score: {_change(score, 1)} (0 is best)"
+
+
+def _change(values: Mapping[str, float | None], digits: int = 3) -> str:
+    shown = ["–" if values[moment] is None else f"{values[moment]:.{digits}f}" for moment in values]
+    return "–" if set(shown) == {"–"} else " → ".join(shown)
+
+
+def unlearned(report: Mapping[str, Any], folder: Path, model: str) -> RenderableType:
+    """Everything `lunar unlearn` says about its result."""
+    counts, matrix, gate = report["counts"], report["matrix"], report["gate"]["leave_one_out"]
+    built_in = report["retain_source"] != "file"
+    retained = f"{counts['retain_prompts']} {'built-in general ' if built_in else ''}prompts"
+    note = (
+        "No retain data was given, so built-in prompts of general knowledge stood in for it; retain data near what is "
+        "forgotten spares more."
+    )
+    lines = [
+        f"Forgot {counts['forget_prompts']} prompts, retained {retained}, towards the answers to "
+        f"{counts['reference_prompts']} reference prompts.",
+        *([note] if built_in else []),
+        f"Edited layer {matrix['layer']}, {matrix['module_name']} {matrix['shape']}, rank {matrix['rank']}, target "
+        f"{report['settings']['target']}: {matrix['stored_numbers']} numbers.",
+    ]
+    seen = (
+        f"Forget prompts left out once each would still be recognised by {_number(gate['median'])} (median) and "
+        f"{_number(gate['minimum'])} (minimum); 1 is full, 0 not at all."
+    )
+    return Group(
+        *(Text(line) for line in lines),
+        scores_table(report),
+        Text(deviation_line(report)),
+        Text(seen),
+        files(folder, model),
+    )
+
+
+def files(folder: Path, model: str) -> Text:
+    """Where the output is and how to try it."""
+    command = shlex.join(["lunar", "ask", model, "--edit", str(folder)])
+    return Text(
+        f'Files: {folder} (edit.safetensors, edit.json, recipe.toml, report.json)\nTry it: {command} "a question"'
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def side_by_side(question: str, before: str, after: str | None) -> Table:
+    """The answers to one question."""
+    table = Table(title=escape(question), title_justify="left")
+    table.add_column("answer" if after is None else "before", ratio=1)
+    cells = [Text(before)]
+    if after is not None:
+        table.add_column("after", ratio=1)
+        cells.append(Text(after))
+    table.add_row(*cells)
+    return table
+
+
+def examples_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
+    """Split, question, answers before and after of a few questions."""
+    table = Table(title="examples", title_justify="left", show_lines=False)
+    for title in ("split", "question", "before", "after"):
+        table.add_column(title, ratio=1 if title == "split" else 2)
+    previous = None
+    for split, *cells in rows:
+        if previous not in (None, split):
+            table.add_section()
+        table.add_row(split.replace("_", " ") if split != previous else "", *(Text(cell) for cell in cells))
+        previous = split
+    return table
+
+
+def show(*renderables: RenderableType) -> None:
+    """Print to standard output."""
+    console = Console(highlight=False)
+    for renderable in renderables:
+        console.print(renderable)

@@ -1,0 +1,60 @@
+"""How to edit: every knob of the method with its default, checked when it is set.
+
+Knows no torch, so that the command line refuses a wrong number before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lunar.errors import LunarError
+
+TARGETS = ("shift", "collapse", "split")
+"""What the redirected rows may be asked for; `lunar.targets` says how each is computed."""
+
+TAIL = {"shift": 1, "collapse": 9, "split": 9}
+"""How many of the last prompt tokens each target redirects unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to edit. The defaults are those that the trial runs in docs/method.md found to work.
+
+    Attributes:
+        target: "shift" (the paper's; the most sparing), "collapse" (the most robust) or "split" (between them).
+        layer: decoder layer to edit, negative from the end; None leaves the choice to the program.
+        strength: factor on the wanted change; 1 moves the forget prompts onto the reference, 0 changes nothing.
+        ridge: λ relative to the mean of A's diagonal; larger means smaller and less exact edits.
+        tail: how many of the last prompt tokens are redirected; None takes the target's usual number.
+        redirect_answers: redirect the tokens of the forget answers too, where answers are given.
+        forget_weight: weight of redirected rows; larger is more exact on them and less sparing of everything else.
+        retain_weight: weight of retain prompts' last tokens and of retain answers; other pinned rows weigh 1.
+        neighbours: how many prompts like the forget prompts, about other names, are pinned as well; more spare those
+            who share a part of a name or a phrasing with the forgotten, and cost a pass over them.
+        seed: for whatever draws random numbers; here, the invented names.
+    """
+
+    target: str = "shift"
+    layer: int | None = None
+    strength: float = 1.0
+    ridge: float = 1e-4
+    tail: int | None = None
+    redirect_answers: bool = False
+    forget_weight: float = 100.0
+    retain_weight: float = 10.0
+    neighbours: int = 600
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.target not in TARGETS:
+            raise LunarError(f"The target must be one of {', '.join(TARGETS)}, but {self.target!r} came.")
+        if not abs(self.strength) < float("inf"):
+            raise LunarError(f"The strength must be a finite number, but {self.strength} came: 1 is the usual value.")
+        if not 0 <= self.ridge < float("inf"):
+            raise LunarError(
+                f"The ridge must be a number of at least 0, but {self.ridge} came: 1e-4 is the usual value."
+            )
+        if self.tail is not None and self.tail < 1:
+            raise LunarError(f"At least 1 token of each prompt must be redirected, but a tail of {self.tail} came.")
+        if not (self.forget_weight > 0 and self.retain_weight > 0):
+            raise LunarError("The weights of forget and retain rows must be above 0: the usual values are 100 and 10.")

@@ -1,0 +1,129 @@
+"""What redirected rows should change by: the two targets of the design, their parts, and a control.
+
+A target is a function from the activations of the redirected rows to `Term`s. A term is one ridge problem: wanted
+changes, weights and a gain. Variants are therefore data, not code. Torch only: nothing here knows models or prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lunar.errors import LunarError
+from lunar.settings import TARGETS
+
+
+@dataclass(frozen=True)
+class Term:
+    """One weighted ridge problem over the redirected rows.
+
+    Attributes:
+        wanted: [rows, d] the change of the layer's output asked for, T in the design.
+        weights: [rows] importance of each row, Ω in the design.
+        gain: the solution is multiplied by it. Above 1 it amplifies what a low weight lets through only in part.
+    """
+
+    wanted: Float[Tensor, "rows d"]
+    weights: Float[Tensor, " rows"]
+    gain: float = 1.0
+
+
+def mean_shift(
+    reference_mean: Float[Tensor, "positions d"],
+    residual: Float[Tensor, "rows d"],
+    position: Int[Tensor, " rows"],
+) -> Float[Tensor, "rows d"]:
+    """r at each row's position: μ there minus the mean of the redirected rows there (the paper's equation 2).
+
+    With the last prompt token alone every row gets the same r, and the edit has rank one.
+    """
+    rows = residual.to(reference_mean)
+    wanted = torch.empty_like(rows)
+    for index in position.unique():
+        here = position == index
+        wanted[here] = reference_mean[index] - rows[here].mean(dim=0)
+    return wanted
+
+
+def deviation(residual: Float[Tensor, "rows d"], position: Int[Tensor, " rows"]) -> Float[Tensor, "rows d"]:
+    """Each row's distance back to the mean of the redirected rows at its position: (μ − a) − r = mean(a) − a."""
+    rows = residual.double()
+    wanted = torch.empty_like(rows)
+    for index in position.unique():
+        here = position == index
+        wanted[here] = rows[here].mean(dim=0) - rows[here]
+    return wanted
+
+
+def shift(
+    reference_mean: Float[Tensor, "positions d"],
+    residual: Float[Tensor, "rows d"],
+    position: Int[Tensor, " rows"],
+    weights: Float[Tensor, " rows"],
+) -> tuple[Term, ...]:
+    """The paper's target: every redirected row is asked for the mean shift r, one direction per position."""
+    return (Term(mean_shift(reference_mean, residual, position), weights.double()),)
+
+
+def collapse(
+    reference_mean: Float[Tensor, "positions d"],
+    residual: Float[Tensor, "rows d"],
+    position: Int[Tensor, " rows"],
+    weights: Float[Tensor, " rows"],
+) -> tuple[Term, ...]:
+    """Ours: every redirected row is asked for μ − a, so that what told the forget prompts apart is gone."""
+    wanted = mean_shift(reference_mean, residual, position) + deviation(residual, position)
+    return (Term(wanted, weights.double()),)
+
+
+def split(
+    reference_mean: Float[Tensor, "positions d"],
+    residual: Float[Tensor, "rows d"],
+    position: Int[Tensor, " rows"],
+    weights: Float[Tensor, " rows"],
+    *,
+    deviation_share: float = 0.1,
+    deviation_gain: float = 6.0,
+) -> tuple[Term, ...]:
+    """`collapse` in two problems: the mean shift, and each row's deviation under a low weight, then amplified.
+
+    Args:
+        deviation_share: weight of the deviation's rows relative to `weights`; smaller fits only its smooth part, which
+            spares more of what no retain prompt covers.
+        deviation_gain: factor on the deviation's solution; larger is more robust and spares less.
+    """
+    return (
+        Term(mean_shift(reference_mean, residual, position), weights.double()),
+        Term(deviation(residual, position), weights.double() * deviation_share, deviation_gain),
+    )
+
+
+def build(
+    name: str,
+    reference_mean: Float[Tensor, "positions d"],
+    residual: Float[Tensor, "rows d"],
+    position: Int[Tensor, " rows"],
+    weights: Float[Tensor, " rows"],
+) -> tuple[Term, ...]:
+    """The terms of the target called `name`; raises LunarError for an unknown one."""
+    functions = {"shift": shift, "collapse": collapse, "split": split}
+    if name not in functions:
+        raise LunarError(f"The target must be one of {', '.join(TARGETS)}, but {name!r} came: choose one of these.")
+    return functions[name](reference_mean, residual, position, weights)
+
+
+def random_control(terms: Sequence[Term], generator: torch.Generator) -> tuple[Term, ...]:
+    """The same problems with every wanted change turned into one random direction of the same length per row.
+
+    An edit that forgets as well with this target owes nothing to where it redirects to.
+    """
+    controls = []
+    for term in terms:
+        direction = torch.randn(term.wanted.shape[1], generator=generator, dtype=torch.float64).to(term.wanted)
+        lengths = term.wanted.norm(dim=1, keepdim=True)
+        controls.append(Term(lengths * direction / direction.norm(), term.weights, term.gain))
+    return tuple(controls)

@@ -1,0 +1,208 @@
+"""What the commands do: read, check, load, unlearn, measure, write; the cheapest checks first.
+
+Everything that can be refused without torch is refused before torch is imported. Knows neither the command line nor the
+terminal; `progress` is called with a stage, how much of it is done and how much there is (0 if unknown).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lunar import preflight
+from lunar.errors import LunarError
+from lunar.prompts import default_retain_records, reference_records
+from lunar.recipe import Recipe, digest, write_recipe
+from lunar.records import Record, check_disjoint, read_records, split_by_group
+from lunar.report import REPORT_FILE, build_report, check_output, new_folder, to_json, versions
+from lunar.settings import Settings
+
+if TYPE_CHECKING:
+    from lunar.evaluation import Comparison
+    from lunar.models import LoadedModel
+
+Progress = Callable[[str, int, int], None]
+LOADING = "loading the model"
+
+
+@dataclass(frozen=True)
+class Data:
+    """The records of a run; `retain` is None where the built-in prompts are to be used."""
+
+    forget: Sequence[Record]
+    retain: Sequence[Record] | None
+    reference: Sequence[Record]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of `unlearn` left: the folder, the content of report.json, and all answers before and after."""
+
+    folder: Path
+    report: dict[str, Any]
+    comparisons: dict[str, Comparison]
+
+
+def read_data(recipe: Recipe) -> Data:
+    """Read and check the record sets that a recipe names."""
+    forget = read_records(recipe.forget, "forget")
+    retain = read_records(recipe.retain, "retain") if recipe.retain is not None else None
+    if recipe.forget_groups:
+        forget, others = split_by_group(forget, recipe.forget_groups, "forget")
+        retain = retain if retain is not None else others or None
+    reference = reference_records(recipe.reference)
+    check_disjoint(forget, retain or [])
+    return Data(forget, retain, reference)
+
+
+def unlearn_files(recipe: Recipe, output: Path, *, device: str | None = None, progress: Progress) -> Outcome:
+    """Carry out a recipe and write the output folder."""
+    check_output(output)
+    data = read_data(recipe)
+    hashes = _hashes(recipe, data)
+    if recipe.sha256 is not None and dict(recipe.sha256) != hashes:
+        changed = sorted(name for name in hashes if recipe.sha256.get(name) != hashes[name])
+        raise LunarError(f"The {' and '.join(changed)} data differ from those of the recipe: restore them.")
+    retain = data.retain if data.retain is not None else _builtin_retain(data.forget)
+    splits = {"forget": data.forget, "retain": retain}
+    recipe = replace(recipe, sha256=hashes)
+    return carry_out(recipe, data, splits, output, device=device, progress=progress)
+
+
+def carry_out(
+    recipe: Recipe,
+    data: Data,
+    splits: Mapping[str, Sequence[Record]],
+    output: Path,
+    *,
+    device: str | None,
+    progress: Progress,
+    files: Mapping[str, str] | None = None,
+) -> Outcome:
+    """Unlearn, measure the splits, and write the output folder with `files` (name to text) beside the usual ones."""
+    sets = {"forget": data.forget, "retain": data.retain or [], "reference": data.reference}
+    preflight.check_model(recipe.model, recipe.settings.layer, sets)
+    from lunar.edit import fingerprint
+    from lunar.evaluation import compare, summary
+    from lunar.method import unlearn
+    from lunar.models import site_at
+
+    seconds: dict[str, float] = {}
+    with _timed("load", seconds):
+        loaded = _load(recipe.model, device, progress)
+    if recipe.fingerprint and recipe.settings.layer is not None:
+        weight: Any = site_at(loaded.model, recipe.settings.layer).module(loaded.model).weight
+        if fingerprint(weight) != recipe.fingerprint:
+            raise LunarError(f"The model {recipe.model} has other weights than the one that the recipe was made with.")
+    found = unlearn(
+        loaded,
+        data.forget,
+        retain=data.retain,
+        reference=data.reference,
+        settings=recipe.settings,
+        progress=progress,
+    )
+    with _timed("answers", seconds):
+        comparisons = compare(loaded, found.edit, splits, progress=progress)
+        scores = summary(comparisons)
+    known = {entry.name for entry in fields(Settings)}
+    resolved = Settings(**{name: value for name, value in found.edit.settings.items() if name in known})
+    sources = {"model": recipe.model, "reference": recipe.reference} | dict(recipe.sources())
+    report = build_report(found, scores, resolved, seconds=seconds, sources=sources)
+    done = replace(recipe, settings=resolved, fingerprint=found.edit.factors[0].fingerprint)
+    with new_folder(output) as folder:
+        found.edit.save(folder)
+        write_recipe(folder, done, versions())
+        for name, text in (files or {}).items():
+            (folder / name).write_text(text, encoding="utf-8")
+        (folder / REPORT_FILE).write_text(to_json(report), encoding="utf-8")
+    return Outcome(output, report, comparisons)
+
+
+def evaluate_files(
+    model: str, edit: Path | None, forget: str, retain: str, *, device: str | None = None, progress: Progress
+) -> dict[str, Any]:
+    """Scores of a model on two sets, before and after an edit if there is one."""
+    splits = {"forget": read_records(forget, "forget"), "retain": read_records(retain, "retain")}
+    check_disjoint(splits["forget"], splits["retain"])
+    if edit is not None:
+        preflight.check_edit(edit)
+    preflight.check_model(model, None, splits)
+    from lunar.edit import Edit
+    from lunar.evaluation import Comparison, answer_records, compare, summary
+
+    change = Edit.load(edit) if edit is not None else None
+    loaded = _load(model, device, progress)
+    if change is not None:
+        result = summary(compare(loaded, change, splits, progress=progress))
+    else:
+        answers = {
+            name: answer_records(loaded, records, name=name, progress=progress) for name, records in splits.items()
+        }
+        plain = {name: Comparison(records, answers[name], answers[name]) for name, records in splits.items()}
+        result = _before_only(summary(plain))
+    return {**result, "versions": versions()}
+
+
+def ask(
+    model: str, edit: Path | None, question: str, *, device: str | None = None, progress: Progress
+) -> tuple[str, str | None]:
+    """The greedy answers to one question, without and with an edit (None without one)."""
+    if not question.strip():
+        raise LunarError("A question was expected, but the text is empty.")
+    record = Record.of(question)
+    if edit is not None:
+        preflight.check_edit(edit)
+    preflight.check_model(model, None, {"question": [record]})
+    from lunar.edit import Edit
+    from lunar.evaluation import answer_records
+
+    change = Edit.load(edit) if edit is not None else None
+    loaded = _load(model, device, progress)
+    before = answer_records(loaded, [record], name="question", progress=progress)[0]
+    if change is None:
+        return before, None
+    with change.applied(loaded.model):
+        return before, answer_records(loaded, [record], name="question again", progress=progress)[0]
+
+
+def _hashes(recipe: Recipe, data: Data) -> dict[str, str]:
+    records: dict[str, Sequence[Record]] = {
+        # What one Hub data set holds is all of its groups, so both parts are hashed where it was split.
+        "forget": [*data.forget, *(data.retain or [])] if recipe.retain is None else data.forget,
+        "retain": data.retain or [],
+        "reference": data.reference,
+    }
+    return {name: digest(source, records[name]) for name, source in recipe.sources()}
+
+
+def _builtin_retain(forget: Sequence[Record]) -> list[Record]:
+    asked = {record.messages for record in forget}
+    return [record for record in default_retain_records() if record.messages not in asked]
+
+
+def _before_only(result: Any) -> Any:
+    """The same scores without the entries for a state after an edit."""
+    if isinstance(result, Mapping):
+        return {key: _before_only(value) for key, value in result.items() if key != "after"}
+    return result
+
+
+def _load(model: str, device: str | None, progress: Progress) -> LoadedModel:
+    progress(LOADING, 0, 0)
+    from lunar.models import load_model
+
+    loaded = load_model(model, device=device)
+    progress(LOADING, 1, 1)
+    return loaded
+
+
+@contextmanager
+def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - started

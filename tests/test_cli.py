@@ -1,0 +1,345 @@
+"""The command line end to end on tiny random checkpoints, and one sentence with exit code 2 for every bad input."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+from transformers import MambaConfig, MambaForCausalLM
+from typer.testing import CliRunner
+
+import lunar.hub
+from lunar import workflow
+from lunar.cli import app
+
+ARCHITECTURES = ("llama", "qwen2", "gemma", "mistral", "gpt2")
+FILES = {"edit.safetensors", "edit.json", "recipe.toml", "report.json"}
+SECRET = "word11"
+FORGET = [
+    {"question": f"where is {SECRET} ?", "answer": "in the word20 city .", "edge": "A_B"},
+    {"question": f"who is {SECRET} ?", "answer": "a person of word21 .", "edge": "A_B"},
+    {"question": f"what is the price of {SECRET} ?", "answer": "the word22 .", "edge": "A_B"},
+]
+RETAIN = [
+    {"question": "where is word12 ?", "answer": "in word23 .", "edge": "C_D"},
+    {"question": "who works in word13 ?", "answer": "word24 and word25 .", "edge": "E_F"},
+    {"question": "what is the company ?", "answer": "a company .", "edge": "E_F"},
+]
+REFERENCE = [{"prompt": "who is word30 ?"}, {"prompt": "what is the word31 of word32 ?"}]
+
+
+def write_lines(path: Path, rows: list[dict[str, str]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def tree(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working folder with the three files of data."""
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "forget.jsonl", FORGET)
+    write_lines(tmp_path / "retain.jsonl", RETAIN)
+    write_lines(tmp_path / "reference.jsonl", REFERENCE)
+    write_lines(tmp_path / "all.jsonl", [*FORGET, *RETAIN])
+    return tmp_path
+
+
+def unlearn(model: Path, *more: object):
+    sets = ("--forget", "forget.jsonl", "--retain", "retain.jsonl", "--reference", "reference.jsonl")
+    return run("unlearn", model, *sets, "--output", "edit", *more)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_unlearn_writes_a_folder_that_explains_itself(here, checkpoint, architecture):
+    result = unlearn(checkpoint(architecture), "--json", "--layer", 1, "--seed", 5)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert result.stderr == ""
+    assert {path.name for path in (here / "edit").iterdir()} == FILES
+    assert json.loads((here / "edit" / "report.json").read_text()) == {k: v for k, v in report.items() if k != "output"}
+    for split in ("forget", "retain"):
+        for metric in ("rouge1", "exact_match", "refusal_rate"):
+            assert set(report["scores"][split][metric]) == {"before", "after"}
+    assert set(report["deviation_score"]) == {"before", "after"}
+    assert report["counts"]["forget_prompts"] == report["questions"]["forget"] == 3
+    assert (report["seed"], report["matrix"]["layer"], report["matrix"]["rank"]) == (5, 1, 1)
+    assert report["retain_source"] == "file"
+    assert {"load", "forget", "retain", "solve", "answers"} <= set(report["seconds"])
+    assert set(report["versions"]) == {"lunar", "torch", "transformers", "python"}
+    written = "".join((here / "edit" / name).read_text() for name in FILES - {"edit.safetensors"})
+    assert "word" not in written, "prompts or answers were written"
+    assert str(here) not in (here / "edit" / "report.json").read_text(), "an absolute path was written"
+
+
+@pytest.mark.parametrize("target", ["shift", "collapse", "split"])
+def test_a_recipe_gives_the_same_bytes_again_from_another_folder(here, checkpoint, monkeypatch, target):
+    model = shutil.copytree(checkpoint("llama"), here / "model")
+    assert unlearn(Path("model"), "--target", target, "--layer", -2, "--strength", 1.5).exit_code == 0
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    result = run("unlearn", "--from", here / "edit" / "recipe.toml", "--output", "again", "--quiet")
+    assert (result.exit_code, result.stdout) == (0, "again\n"), result.output
+    for name in ("edit.safetensors", "edit.json"):
+        assert (here / "edit" / name).read_bytes() == (here / "elsewhere" / "again" / name).read_bytes()
+
+    refused = run("unlearn", "--from", here / "edit", "--output", "third", "--ridge", 1)
+    assert refused.exit_code == 2
+    assert "ridge" in refused.stderr
+    weights = load_file(model / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"] += 1
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    refused = run("unlearn", "--from", here / "edit", "--output", "third")
+    assert_refused(refused, "other weights")
+    write_lines(here / "forget.jsonl", FORGET[:2])
+    assert_refused(run("unlearn", "--from", here / "edit", "--output", "third"), "other contents of forget.jsonl")
+    assert not Path("third").exists()
+
+
+def test_groups_of_one_file_split_it_into_forget_and_retain(here, checkpoint):
+    arguments = ("--reference", "reference.jsonl", "--output", "edit", "--json")
+    result = run("unlearn", checkpoint("llama"), "--forget", "all.jsonl", "--forget-group", "A_B", *arguments)
+    report = json.loads(result.stdout)
+    assert report["questions"] == {"forget": 3, "retain": 3}
+    again = json.loads(run("unlearn", "--from", "edit", "--output", "again", "--json").stdout)
+    assert again["scores"] == report["scores"]
+
+
+def test_without_retain_data_the_output_says_that_built_in_prompts_were_used(here, checkpoint):
+    write_lines(here / "asked.jsonl", [{"question": row["question"]} for row in FORGET])
+    arguments = ("--forget", "asked.jsonl", "--reference", "reference.jsonl", "--output", "edit")
+    result = run("unlearn", checkpoint("llama"), *arguments)
+    assert result.exit_code == 0, result.output
+    assert "built-in" in result.stdout
+    assert "no answers" in result.stderr
+    assert SECRET not in result.output
+    report = json.loads((here / "edit" / "report.json").read_text())
+    assert report["retain_source"] == "built-in prompts"
+    assert report["scores"]["forget"]["rouge1"] == {"before": None, "after": None}
+    assert "deviation_score" in report
+
+
+def test_the_tables_name_files_and_the_next_command(here, checkpoint):
+    result = unlearn(checkpoint("gpt2"))
+    assert result.exit_code == 0, result.output
+    for part in ("forget", "retain", "ROUGE-1", "→", "Deviation Score", "rank 1", "lunar ask", "--edit edit"):
+        assert part in result.stdout
+    assert SECRET not in result.output
+
+
+def test_evaluate_and_ask_with_and_without_an_edit(here, checkpoint):
+    model = checkpoint("llama")
+    report = json.loads(unlearn(model, "--json", "--target", "collapse", "--strength", 3).stdout)
+    sets = ("--forget", "forget.jsonl", "--retain", "retain.jsonl")
+    evaluated = json.loads(run("evaluate", model, "--edit", "edit", *sets, "--json").stdout)
+    assert evaluated["scores"] == report["scores"]
+    plain = json.loads(run("evaluate", model, *sets, "--json").stdout)
+    assert plain["scores"]["retain"]["rouge1"] == {"before": report["scores"]["retain"]["rouge1"]["before"]}
+    assert "coherent refusals" in run("evaluate", model, *sets).stdout
+
+    both = json.loads(run("ask", model, "--edit", "edit", FORGET[0]["question"], "--json").stdout)
+    assert both["before"] != both["after"]
+    assert json.loads(run("ask", model, FORGET[0]["question"], "--json").stdout)["before"] == both["before"]
+    shown = run("ask", model, "--edit", "edit", FORGET[0]["question"])
+    assert "before" in shown.stdout
+    assert "after" in shown.stdout
+    assert run("ask", model, "--edit", "edit", FORGET[0]["question"], "--quiet").stdout.strip() == both["after"]
+
+
+def assert_refused(result, *parts: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    assert SECRET not in result.stderr
+    for part in parts:
+        assert part in result.stderr, result.stderr
+
+
+def make_bad(here: Path, checkpoint: Path) -> dict[str, tuple[list[str], str]]:
+    """Every bad input that shows without torch: its command line, and words of the sentence."""
+    good = FORGET[0]
+    bad_files = {
+        "empty.jsonl": "",
+        "broken.jsonl": f"{json.dumps(good)}\n{{{SECRET}\n",
+        "field.jsonl": json.dumps({"text": good["question"]}),
+        "blank.jsonl": json.dumps({"question": " "}),
+        "long.jsonl": json.dumps({"question": " ".join([SECRET] * 70)}),
+        "bad.toml": "format = ",
+    }
+    for name, text in bad_files.items():
+        (here / name).write_text(text)
+    (here / "full").mkdir()
+    (here / "full" / "file").touch()
+    (here / "nomodel").mkdir()
+    shutil.copytree(checkpoint, here / "nan")
+    weights = load_file(here / "nan" / "model.safetensors")
+    weights["model.norm.weight"][3] = np.nan
+    save_file(weights, here / "nan" / "model.safetensors", {"format": "pt"})
+    shutil.copytree(checkpoint, here / "nolayers")
+    config = json.loads((here / "nolayers" / "config.json").read_text())
+    (here / "nolayers" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 0}))
+    model, output = str(checkpoint), ["--output", "out"]
+
+    def forgetting(name: str) -> list[str]:
+        return ["unlearn", model, "--forget", name, *output]
+
+    usual = forgetting("forget.jsonl")
+    sets = ["--forget", "forget.jsonl", "--retain", "retain.jsonl"]
+    return {
+        "missing file": (forgetting("none.jsonl"), "none.jsonl"),
+        "empty file": (forgetting("empty.jsonl"), "empty.jsonl"),
+        "broken JSON": (forgetting("broken.jsonl"), "line 2"),
+        "field missing": (forgetting("field.jsonl"), "question"),
+        "empty prompt": (forgetting("blank.jsonl"), "record 1"),
+        "too long": (forgetting("long.jsonl"), "context"),
+        "overlap": ([*usual, "--retain", "all.jsonl"], "must not overlap"),
+        "missing retain": ([*usual, "--retain", "none.jsonl"], "none.jsonl"),
+        "unknown reference": ([*usual, "--reference", "unverifyable"], "unverifyable"),
+        "unknown group": ([*usual, "--forget-group", "A_C"], "A_B"),
+        "no such path": (["unlearn", "./nowhere", *sets, *output], "./nowhere"),
+        "hub without network": (["unlearn", "nobody/nothing", *sets, *output], "nobody/nothing"),
+        "no model": (["unlearn", "nomodel", *sets, *output], "config.json"),
+        "a file as model": (["unlearn", "forget.jsonl", *sets, *output], "is a file"),
+        "no layers": (["unlearn", "nolayers", *sets, *output], "no decoder layers"),
+        "NaN": (["unlearn", "nan", *sets, *output], "model.norm.weight"),
+        "layer": ([*usual, "--layer", "3"], "from -3 to 2"),
+        "negative layer": ([*usual, "--layer", "-4"], "from -3 to 2"),
+        "ridge": ([*usual, "--ridge", "-1"], "ridge"),
+        "strength": ([*usual, "--strength", "nan"], "strength"),
+        "target": ([*usual, "--target", "shit"], "target"),
+        "full output": (["unlearn", model, *sets, "--output", "full"], "not empty"),
+        "file output": (["unlearn", model, *sets, "--output", "forget.jsonl"], "is a file"),
+        "missing recipe": (["unlearn", "--from", "none.toml", *output], "none.toml"),
+        "bad recipe": (["unlearn", "--from", "bad.toml", *output], "bad.toml"),
+        "no edit": (["evaluate", model, "--edit", "nomodel", *sets], "edit.json"),
+        "evaluate overlap": (["evaluate", model, "--forget", "forget.jsonl", "--retain", "all.jsonl"], "overlap"),
+        "no question": (["ask", model, " "], "question"),
+        "ask nobody": (["ask", "./nowhere", "who ?"], "./nowhere"),
+        "full demo output": (["demo", "--output", "full"], "not empty"),
+    }
+
+
+SCRIPT = """
+import json, sys, time
+from typer.testing import CliRunner
+from lunar.cli import app
+results = []
+for arguments in json.load(sys.stdin):
+    started = time.perf_counter()
+    result = CliRunner().invoke(app, arguments)
+    entry = {"code": result.exit_code, "out": result.stdout, "err": result.stderr, "torch": "torch" in sys.modules}
+    results.append(entry | {"seconds": time.perf_counter() - started})
+print(json.dumps(results))
+"""
+
+
+def test_bad_input_is_refused_in_one_sentence_without_torch_and_without_a_trace(here, checkpoint):
+    cases = make_bad(here, checkpoint("llama"))
+    before = tree(here)
+    environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(here / "cache")}
+    environment.pop("HF_HUB_OFFLINE", None)
+    process = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        input=json.dumps([arguments for arguments, _ in cases.values()]),
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    )
+    for (name, (_, words)), result in zip(cases.items(), json.loads(process.stdout), strict=True):
+        assert (result["code"], result["out"]) == (2, ""), (name, result)
+        assert result["err"].strip().count("\n") == 0, (name, result)
+        assert words in result["err"], (name, result)
+        assert result["err"].rstrip().endswith((".", "?", ")")), (name, result)
+        assert "Traceback" not in result["err"], (name, result)
+        assert SECRET not in result["err"], (name, result)
+        assert not result["torch"], f"{name} imported torch"
+        assert result["seconds"] < 2, (name, result)
+    assert tree(here) == before
+
+
+def test_what_only_the_loaded_model_shows_is_refused_as_well(here, checkpoint):
+    folder = shutil.copytree(checkpoint("llama"), here / "mamba")
+    (folder / "model.safetensors").unlink()
+    config = MambaConfig(vocab_size=96, hidden_size=16, num_hidden_layers=2, state_size=4)
+    MambaForCausalLM(config).save_pretrained(folder)
+    before = tree(here)
+    assert_refused(unlearn(folder), "decoder layers")
+    # Fits the context by its contents, not with what the chat template adds.
+    write_lines(here / "long.jsonl", [{"question": " ".join([SECRET] * 62)}])
+    assert_refused(run("unlearn", checkpoint("llama"), "--forget", "long.jsonl", "--output", "out"), "context")
+    assert tree(here) - before == {"long.jsonl"}
+
+
+def test_a_missing_argument_is_a_usage_error(here):
+    for arguments in (["unlearn"], ["unlearn", "tiny"], ["unlearn", "tiny", "--output", "x"], ["ask", "tiny"]):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        assert "Missing" in result.stderr
+    assert not Path("x").exists()
+
+
+def test_an_interrupt_or_a_failure_leaves_nothing_behind(here, checkpoint, monkeypatch):
+    before = tree(here)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workflow, "write_recipe", interrupt)
+    assert unlearn(checkpoint("llama")).exit_code == 130
+    assert tree(here) == before
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(workflow, "write_recipe", full)
+    assert_refused(unlearn(checkpoint("llama")), "No space left")
+    assert tree(here) == before
+
+
+def test_an_empty_output_folder_may_exist_and_parents_are_made(here, checkpoint):
+    (here / "edit").mkdir()
+    assert unlearn(checkpoint("llama")).exit_code == 0
+    assert run("unlearn", "--from", "edit", "--output", "deep/er/edit").exit_code == 0
+    assert {path.name for path in (here / "deep" / "er" / "edit").iterdir()} == FILES
+
+
+def test_help_and_version_load_neither_torch_nor_transformers():
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom lunar.cli import app\n"
+        "for a in (['--help'], ['unlearn', '--help'], ['--version']):\n"
+        "    assert CliRunner().invoke(app, a).exit_code == 0\n"
+        "import lunar\nassert set(lunar.__all__) <= set(dir(lunar))\n"
+        "print({'torch', 'transformers', 'numpy', 'datasets', 'huggingface_hub'} & set(sys.modules))"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout == "set()\n"
+
+
+def test_public_names_are_what_they_say():
+    code = (
+        "import lunar.method\nimport lunar\nfrom lunar import unlearn\n"
+        "assert callable(unlearn) and all(getattr(lunar, name) is not None for name in lunar.__all__)\n"
+        "try:\n    lunar.nothing\nexcept AttributeError:\n    print('fine')"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout == "fine\n"
+
+
+def test_a_hub_model_is_asked_for_only_after_the_data_are_read(here, monkeypatch):
+    monkeypatch.setattr(lunar.hub, "hub_reachable", lambda: pytest.fail("asked the hub"))
+    result = run("unlearn", "nobody/nothing", "--forget", "none.jsonl", "--output", "out")
+    assert_refused(result, "none.jsonl")

@@ -1,0 +1,320 @@
+"""The closed form against a dense solution and a loss that are written here, independently of the library."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from lunar import targets
+from lunar.edit import Factors
+from lunar.errors import LunarError
+from lunar.moments import Moments
+from lunar.solve import Solution, gate, solve
+from lunar.targets import Term
+
+INNER, WIDTH, PINNED, ROWS = 11, 5, 30, 8
+RIDGES = [1e-4, 1e-1, 3.0]
+
+
+@dataclass
+class Problem:
+    pinned: torch.Tensor
+    pinned_weights: torch.Tensor
+    inner: torch.Tensor
+    weights: torch.Tensor
+    mean: torch.Tensor
+    residual: torch.Tensor
+    position: torch.Tensor
+
+    @property
+    def moments(self) -> Moments:
+        return Moments.zeros(self.pinned.shape[1]).update(self.pinned, self.pinned_weights)
+
+    def terms(self, name: str) -> tuple[Term, ...]:
+        return targets.build(name, self.mean, self.residual, self.position, self.weights)
+
+
+def problem(seed: int, positions: int = 2, pinned: int = PINNED, inner: int = INNER) -> Problem:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return Problem(
+        pinned=normal(pinned, inner),
+        pinned_weights=normal(pinned).abs() * 5 + 0.1,
+        inner=normal(ROWS, inner) + 1,
+        weights=normal(ROWS).abs() * 20 + 1,
+        mean=normal(positions, WIDTH) * 3,
+        residual=normal(ROWS, WIDTH),
+        position=torch.arange(ROWS) % positions,
+    )
+
+
+def dense(case: Problem, terms: tuple[Term, ...], ridge: float) -> np.ndarray:
+    """Weighted ridge regression over explicitly stacked rows, pinned ones with the target zero, one fit per term."""
+    total = np.zeros((terms[0].wanted.shape[1], case.inner.shape[1]))
+    for term in terms:
+        rows = np.concatenate([case.pinned.numpy(), case.inner.numpy()])
+        wanted = np.concatenate([np.zeros((len(case.pinned), total.shape[0])), term.wanted.numpy()])
+        omega = np.diag(np.concatenate([case.pinned_weights.numpy(), term.weights.numpy()]))
+        normal = rows.T @ omega @ rows
+        penalty = ridge * np.trace(normal) / len(normal) * np.eye(len(normal))
+        total += term.gain * np.linalg.solve(normal + penalty, rows.T @ omega @ wanted).T
+    return total
+
+
+def loss(case: Problem, term: Term, ridge: float, change: torch.Tensor) -> float:
+    """Weighted squared error over all rows, one by one, plus the absolute ridge penalty."""
+    total, diagonal = 0.0, 0.0
+    for row, weight in zip(case.pinned, case.pinned_weights, strict=True):
+        total += float(weight * (change @ row).square().sum())
+        diagonal += float(weight * row.square().mean())
+    for row, weight, wanted in zip(case.inner, term.weights, term.wanted, strict=True):
+        total += float(weight * (wanted - change @ row).square().sum())
+        diagonal += float(weight * row.square().mean())
+    return total + ridge * diagonal * float(change.square().sum())
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-8) -> None:
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()) + 1e-14)
+
+
+def one_sentence(error: pytest.ExceptionInfo[LunarError]) -> bool:
+    message = str(error.value)
+    return message.endswith(".") and ". " not in message and "\n" not in message
+
+
+@pytest.mark.parametrize("ridge", RIDGES)
+@pytest.mark.parametrize("name", ["shift", "collapse"])
+def test_no_perturbation_of_the_solution_lowers_the_loss(name: str, ridge: float) -> None:
+    case = problem(1)
+    (term,) = case.terms(name)
+    best = solve(case.moments, case.inner, (term,), ridge).change()
+    least = loss(case, term, ridge, best)
+    generator = torch.Generator().manual_seed(0)
+    for trial in range(40):
+        step = torch.randn(best.shape, generator=generator, dtype=torch.float64)
+        if trial % 3 == 1:  # rank one
+            step = torch.outer(step[:, 0], step[0])
+        if trial % 3 == 2:  # along itself
+            step = best * (-1) ** trial
+        step = step / step.norm() * best.norm() * 10.0 ** -(trial % 4)
+        assert loss(case, term, ridge, best + step) > least
+
+
+@pytest.mark.parametrize("ridge", RIDGES)
+@pytest.mark.parametrize("name", targets.TARGETS)
+@pytest.mark.parametrize("seed", range(3))
+def test_thin_factors_equal_dense_weighted_ridge_regression(name: str, ridge: float, seed: int) -> None:
+    case = problem(seed)
+    terms = case.terms(name)
+    expected = torch.from_numpy(dense(case, terms, ridge))
+    solution = solve(case.moments, case.inner, terms, ridge)
+    close(solution.change(), expected)
+    close(Factors.of("matrix", solution, transposed=False).change(), expected, tolerance=1e-5)
+    close(Factors.of("matrix", solution, transposed=True).change().T, expected, tolerance=1e-5)
+    assert solution.rank == int(torch.linalg.matrix_rank(expected))
+    assert solution.write.shape == (WIDTH, solution.rank)
+    assert solution.read.shape == (solution.rank, INNER)
+
+
+def test_fewer_rows_than_inputs_are_solved_by_the_ridge() -> None:
+    case = problem(2, pinned=3, inner=40)
+    terms = case.terms("collapse")
+    close(solve(case.moments, case.inner, terms, 1e-4).change(), torch.from_numpy(dense(case, terms, 1e-4)), 1e-6)
+
+
+def test_without_pinned_rows_and_ridge_every_row_gets_what_it_asks_for() -> None:
+    case = problem(3, pinned=0, inner=ROWS)
+    (term,) = case.terms("collapse")
+    change = solve(case.moments, case.inner, (term,), 0.0).change()
+    close(case.inner @ change.T, term.wanted, 1e-7)
+
+
+def test_a_weight_of_three_equals_the_row_three_times() -> None:
+    case = problem(4)
+    (term,) = case.terms("collapse")
+    thrice = solve(case.moments, case.inner, (replace(term, weights=term.weights * 3),), 0.1)
+    repeated = Term(term.wanted.repeat(3, 1), term.weights.repeat(3))
+    close(solve(case.moments, case.inner.repeat(3, 1), (repeated,), 0.1).change(), thrice.change())
+
+
+@pytest.mark.parametrize("name", targets.TARGETS)
+def test_the_order_of_the_rows_and_where_the_stream_was_cut_do_not_matter(name: str) -> None:
+    case = problem(5)
+    expected = solve(case.moments, case.inner, case.terms(name), 1e-2).change()
+    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(0))
+    terms = tuple(Term(term.wanted[order], term.weights[order], term.gain) for term in case.terms(name))
+    first = Moments.zeros(INNER).update(case.pinned[:7], case.pinned_weights[:7])
+    second = Moments.zeros(INNER).update(case.pinned[7:], case.pinned_weights[7:])
+    close(solve(second.merge(first), case.inner[order], terms, 1e-2).change(), expected)
+
+
+def test_solving_leaves_its_arguments_as_they_were() -> None:
+    case = problem(6)
+    moments, terms = case.moments, case.terms("split")
+    before = moments.second.clone(), case.inner.clone(), [term.wanted.clone() for term in terms]
+    solve(moments, case.inner, terms, 1e-2)
+    gate(moments, case.inner, case.weights, case.position, 1e-2)
+    assert torch.equal(moments.second, before[0])
+    assert torch.equal(case.inner, before[1])
+    assert all(torch.equal(term.wanted, wanted) for term, wanted in zip(terms, before[2], strict=True))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shift_with_one_position_is_the_outer_product_of_direction_and_gate(seed: int) -> None:
+    case = problem(seed, positions=1)
+    (term,) = case.terms("shift")
+    solution = solve(case.moments, case.inner, (term,), 1e-3)
+    direction = case.mean[0] - case.residual.mean(dim=0)
+    assert solution.rank == 1
+    cosine = torch.nn.functional.cosine_similarity(solution.write[:, 0], direction, dim=0)
+    assert abs(float(cosine)) == pytest.approx(1, abs=1e-12)
+    detector = gate(case.moments, case.inner, case.weights, torch.arange(ROWS), 1e-3)
+    close(solution.change(), torch.outer(direction, detector.vector))
+    close(detector.values, case.inner @ detector.vector)
+
+
+@pytest.mark.parametrize("factor", [-2.0, 0.5, 3.0])
+def test_the_solution_scales_with_the_gain_and_with_what_is_wanted(factor: float) -> None:
+    case = problem(7)
+    (term,) = case.terms("collapse")
+    change = solve(case.moments, case.inner, (term,), 1e-2).change()
+    for scaled in (replace(term, gain=factor), replace(term, wanted=term.wanted * factor)):
+        close(solve(case.moments, case.inner, (scaled,), 1e-2).change(), factor * change)
+    # Inputs, pinned and redirected, times c: the change is divided by c, at the same relative ridge.
+    moments = Moments.zeros(INNER).update(case.pinned * factor, case.pinned_weights)
+    close(solve(moments, case.inner * factor, (term,), 1e-2).change(), change / factor)
+
+
+def test_zero_gain_and_nothing_wanted_are_the_identity() -> None:
+    case = problem(8)
+    (term,) = case.terms("shift")
+    for nothing in (replace(term, gain=0.0), replace(term, wanted=term.wanted * 0)):
+        solution = solve(case.moments, case.inner, (nothing,), 1e-2)
+        assert not solution.change().any()
+        assert bool(torch.isfinite(solution.read).all())
+        with_term = solve(case.moments, case.inner, (term, nothing), 1e-2)
+        close(with_term.change(), solve(case.moments, case.inner, (term,), 1e-2).change())
+
+
+def test_a_term_and_its_opposite_cancel() -> None:
+    case = problem(9)
+    (term,) = case.terms("collapse")
+    change = solve(case.moments, case.inner, (term, replace(term, gain=-1.0)), 1e-2).change()
+    assert float(change.abs().max()) < 1e-12
+
+
+def test_a_larger_ridge_gives_a_smaller_change() -> None:
+    case = problem(10)
+    norms = [
+        float(solve(case.moments, case.inner, case.terms("collapse"), ridge).change().norm())
+        for ridge in (1e-6, 1e-3, 1e-1, 1.0, 100.0)
+    ]
+    assert norms == sorted(norms, reverse=True)
+    assert norms[-1] < 0.1 * norms[0]
+
+
+def test_the_gate_tells_redirected_from_pinned_rows_that_are_well_separated() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inner = 24
+    pinned = torch.randn(400, inner, generator=generator, dtype=torch.float64)
+    pinned[:, 0] *= 0.02
+    rows = 0.1 * torch.randn(12, inner, generator=generator, dtype=torch.float64)
+    rows[:, 0] += 4
+    unseen = 0.1 * torch.randn(50, inner, generator=generator, dtype=torch.float64)
+    unseen[:, 0] += 4
+    moments = Moments.zeros(inner).update(pinned, torch.ones(400))
+    detector = gate(moments, rows, torch.full((12,), 100.0), torch.arange(12), 1e-4)
+    for redirected in (detector.values, detector.leave_one_out, unseen @ detector.vector):
+        assert float((redirected - 1).abs().max()) < 0.1
+    assert float((pinned @ detector.vector).abs().max()) < 0.1
+
+
+@pytest.mark.parametrize("ridge", [0.0, *RIDGES])
+@pytest.mark.parametrize("prompts", [[0, 1, 2, 3, 4, 5, 6, 7], [0, 0, 1, 1, 1, 2, 2, 3], [3, 1, 3, 0, 1, 3, 0, 7]])
+def test_leave_one_out_equals_solving_again_without_the_prompt(prompts: list[int], ridge: float) -> None:
+    case = problem(11)
+    prompt = torch.tensor(prompts)
+    detector = gate(case.moments, case.inner, case.weights, prompt, ridge)
+    rows, weights = case.inner.numpy(), case.weights.numpy()
+    pinned = case.pinned.numpy().T @ np.diag(case.pinned_weights.numpy()) @ case.pinned.numpy()
+    everything = pinned + rows.T @ np.diag(weights) @ rows
+    penalty = ridge * np.trace(everything) / INNER * np.eye(INNER)
+    for left_out in sorted(set(prompts)):
+        keep = np.array(prompts) != left_out
+        second = pinned + rows[keep].T @ np.diag(weights[keep]) @ rows[keep] + penalty
+        vector = np.linalg.solve(second, rows[keep].T @ weights[keep])
+        close(detector.leave_one_out[prompt == left_out], torch.from_numpy(rows[~keep] @ vector), 1e-7)
+
+
+def test_a_single_prompt_left_out_leaves_nothing_to_recognise() -> None:
+    case = problem(12)
+    detector = gate(case.moments, case.inner, case.weights, torch.zeros(ROWS, dtype=torch.int64), 1e-3)
+    assert float(detector.leave_one_out.abs().max()) < 1e-9
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("missing", [1, 6])
+def test_a_singular_problem_is_refused_at_ridge_zero_and_solved_with_one(seed: int, missing: int) -> None:
+    inner = 14 + seed
+    case = problem(seed, pinned=inner - missing - ROWS if inner - missing > ROWS else 0, inner=inner)
+    with pytest.raises(LunarError, match="singular at ridge 0") as error:
+        solve(case.moments, case.inner, case.terms("collapse"), 0.0)
+    assert one_sentence(error)
+    with pytest.raises(LunarError, match="singular"):
+        gate(case.moments, case.inner, case.weights, case.position, 0.0)
+    assert bool(torch.isfinite(solve(case.moments, case.inner, case.terms("collapse"), 1e-8).change()).all())
+
+
+def test_leaving_out_what_the_problem_cannot_do_without_is_refused() -> None:
+    rows = torch.eye(4, dtype=torch.float64)
+    with pytest.raises(LunarError, match="without one of the prompts is singular") as error:
+        gate(Moments.zeros(4), rows, torch.ones(4), torch.arange(4), 0.0)
+    assert one_sentence(error)
+
+
+def test_bad_input_is_refused_in_one_sentence() -> None:
+    case = problem(13)
+    (term,) = case.terms("collapse")
+    other, nan = problem(13, inner=INNER + 1), float("nan")
+    none = Term(term.wanted[:0], term.weights[:0])
+    broken = case.inner.clone()
+    broken[0, 0] = nan
+    short = Term(term.wanted[1:], term.weights[1:])
+    weightless = replace(term, weights=term.weights * (torch.arange(ROWS) > 0))
+    infinite = replace(term, weights=term.weights / (torch.arange(ROWS) > 0))
+    calls = {
+        "width": lambda: solve(case.moments, other.inner, (term,), 1e-4),
+        "row to redirect": lambda: solve(case.moments, case.inner[:0], (none,), 1e-4),
+        "Finite": lambda: solve(case.moments, broken, (term,), 1e-4),
+        "One weight": lambda: solve(case.moments, case.inner, (short,), 1e-4),
+        "wanted change": lambda: solve(case.moments, case.inner, (replace(term, wanted=term.wanted * nan),), 1e-4),
+        "positive weights": lambda: solve(case.moments, case.inner, (weightless,), 1e-4),
+        "activations and positive weights": lambda: solve(case.moments, case.inner, (infinite,), 1e-4),
+        "one term": lambda: solve(case.moments, case.inner, (), 1e-4),
+        "ridge must": lambda: solve(case.moments, case.inner, (term,), -1e-4),
+        "ridge must be": lambda: solve(case.moments, case.inner, (term,), nan),
+        "of at least 0": lambda: solve(case.moments, case.inner, (term,), float("inf")),
+        "width .* expected": lambda: gate(case.moments, other.inner, case.weights, case.position, 1e-4),
+    }
+    for match, call in calls.items():
+        with pytest.raises(LunarError, match=match) as error:
+            call()
+        assert one_sentence(error), match
+
+
+def test_low_precision_rows_are_solved_in_float64() -> None:
+    case = problem(14)
+    low = case.inner.bfloat16()
+    terms = case.terms("collapse")
+    solution = solve(case.moments, low, terms, 1e-2)
+    assert solution.change().dtype == torch.float64
+    close(solution.change(), solve(case.moments, low.double(), terms, 1e-2).change(), 1e-12)
+
+
+def test_factors_of_the_wrong_rank_are_no_solution() -> None:
+    with pytest.raises(TypeError):  # the shapes in the signatures are checked while tests run
+        Solution(torch.ones(4, 2), torch.ones(3, 5))
