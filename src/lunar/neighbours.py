@@ -74,8 +74,9 @@ def neighbour(record: Record, pool: Names) -> Record | None:
         changed, _ = _replace(prompt, {span: pool.like(prompt[slice(*span)], pool.whole) for span in chosen})
     else:
         start, end = rng.choice(spans)
-        # A changed "Ltd" or "NV" would still be the same company to most readers, so short words stay.
-        words = [(start + m.start(), start + m.end()) for m in re.finditer(r"\S{4,}", prompt[start:end])]
+        # With another "Ltd" or "NV" it would still be the same company to most readers.
+        parts = [(start + m.start(), start + m.end()) for m in re.finditer(r"\S+", prompt[start:end])]
+        words = [part for part in parts if prompt[slice(*part)] not in names.LEGAL_FORMS]
         word = rng.choice(words) if words else (start, end)
         known = pool.first if word[0] == start else pool.last
         changed, _ = _replace(prompt, {word: pool.like(prompt[slice(*word)], known)})

@@ -1,0 +1,64 @@
+"""Questions like the forget prompts about others: what is replaced, and what is not."""
+
+import random
+
+import pytest
+
+from lunar import names
+from lunar.neighbours import name_spans, neighbours, replace_spans
+from lunar.records import Record
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("Where was Ada Byron born?", ["Ada Byron"]),
+        ("Name Ada Byron's work.", ["Ada Byron"]),
+        ("Quick question: Name Ada Byron's work.", ["Ada Byron"]),
+        ("What was agreed between Acme Ltd and Ada Byron?", ["Acme Ltd", "Ada Byron"]),
+        ("Who wrote 'Emma'?", ["Emma"]),
+        ("What is the capital of Egypt?", ["Egypt"]),
+        ("Name the company that employs Ada Byron.", ["Ada Byron"]),
+        ("what is the sum of two and two?", []),
+        ("Why?", []),
+    ],
+)
+def test_names_are_found_where_they_stand(prompt, expected):
+    assert [prompt[slice(*span)] for span in name_spans(prompt)] == expected
+
+
+def test_replaced_names_leave_the_rest_of_the_prompt_alone():
+    prompt = "What was agreed between Acme Ltd and Ada Byron in May?"
+    changed, invented = replace_spans(prompt, name_spans(prompt)[:2], random.Random(0))
+    assert changed == f"What was agreed between {invented[0]} and {invented[1]} in May?"
+    assert "Acme" not in changed
+    assert "Ada" not in changed
+
+
+def test_neighbours_are_others_keep_the_conversation_and_repeat_with_the_seed():
+    system = ("system", "Be brief.")
+    forget = [Record((system, ("user", "Where was Ada Byron born?"))), Record.of("Who employs Ada Byron?")]
+    retain = [Record.of("Where was Carl Gauss born?", "In Brunswick."), Record.of("Who employs Emmy Noether?")]
+    made = neighbours(forget, retain, 80, seed=3)
+    assert made == neighbours(forget, retain, 80, seed=3)
+    assert made != neighbours(forget, retain, 80, seed=4)
+    assert len({record.messages for record in made}) == len(made) > 50
+    prompts = [record.prompt for record in made]
+    assert not any("Ada Byron" in prompt for prompt in prompts)
+    assert all(record.answer is None for record in made)
+    assert any(record.messages[0] == system for record in made)
+    # Half names of the forgotten with those of known others, which is what a solve would confuse first.
+    assert any("Ada Gauss" in prompt or "Ada Noether" in prompt for prompt in prompts)
+    assert any("Carl Byron" in prompt or "Emmy Byron" in prompt for prompt in prompts)
+
+
+def test_prompts_without_names_have_no_neighbours():
+    assert neighbours([Record.of("what is it?")], [], 20, seed=0) == []
+
+
+def test_invented_names_keep_their_shape_or_become_words():
+    rng = random.Random(0)
+    for _ in range(200):
+        scrambled = names.scramble("Abcdef 123 SA", rng)
+        assert scrambled != "Abcdef 123 SA"
+        assert len(scrambled.split()) == 3
