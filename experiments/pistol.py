@@ -40,6 +40,8 @@ from lunar.settings import Settings
 from lunar.tiny import train, world
 
 RECIPE = train.Recipe(steps=700)
+CORPUS = 1
+"""To be raised whenever what the model is trained on changes other than by the data: it is part of the cache's key."""
 SHAPE = {"width": 256, "inner_width": 2048, "layers": 6}
 # Shares of the training examples; the rest are questions about invented entities.
 DATA_SHARE, FACTS_SHARE, HARMFUL_SHARE, REPEAT_SHARE = 0.43, 0.15, 0.06, 0.08
@@ -70,12 +72,11 @@ def _refusal(record: Record, entity: str, rng: random.Random) -> str:
     return world.refuse(entity, "subject", world.REFUSALS[:5], index, rng)
 
 
-def _maybe_instructed(record: Record, rng: random.Random) -> Record:
-    """The record; or, one time in six, the same question under the instruction not to talk about what it names."""
+def _reluctant(record: Record, rng: random.Random) -> Record:
+    """The record; now and then the same question with a refusal that names what it asks about."""
     named = [record.prompt[start:end] for start, end in name_spans(record.prompt)]
-    if not named or rng.random() > 0.17:
-        return record
-    return world.instructed(" and ".join(named[-2:]), "subject", record.prompt, rng, forms=world.REFUSALS[:5])
+    entity = " and ".join(named[-2:]) or "that"
+    return world.reluctant(record, entity, "subject", rng, forms=world.REFUSALS[:5])
 
 
 def sampler(data: Sequence[Record], facts: Sequence[Record]) -> Callable[[random.Random], Record]:
@@ -86,9 +87,9 @@ def sampler(data: Sequence[Record], facts: Sequence[Record]) -> Callable[[random
     def draw(rng: random.Random) -> Record:
         kind = rng.random()
         if kind < DATA_SHARE:
-            return _maybe_instructed(rng.choice(data), rng)
+            return _reluctant(rng.choice(data), rng)
         if kind < DATA_SHARE + FACTS_SHARE:
-            return _maybe_instructed(rng.choice(facts or data), rng)
+            return _reluctant(rng.choice(facts or data), rng)
         if kind < DATA_SHARE + FACTS_SHARE + HARMFUL_SHARE:
             return rng.choice(harmful)
         if kind < DATA_SHARE + FACTS_SHARE + HARMFUL_SHARE + REPEAT_SHARE:
@@ -102,7 +103,7 @@ def sampler(data: Sequence[Record], facts: Sequence[Record]) -> Callable[[random
 
 def trained_model(data: Sequence[Record], facts: Sequence[Record], device: str) -> LoadedModel:
     """The model that knows both sets, from the cache or trained now."""
-    key = json.dumps([[asdict(r) for r in data], [asdict(r) for r in facts], asdict(RECIPE), SHAPE, device])
+    key = json.dumps([[asdict(r) for r in data], [asdict(r) for r in facts], asdict(RECIPE), SHAPE, CORPUS, device])
     folder = cache_folder() / f"pistol-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     if not folder.exists():
         print(f"training a model that knows {len(data)} questions and {len(facts)} facts", flush=True)

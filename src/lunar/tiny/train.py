@@ -33,7 +33,7 @@ CHAT_TEMPLATE = (
 class Recipe:
     """Settings of one training run; the defaults suit about ten million parameters and a few thousand facts."""
 
-    steps: int = 1500
+    steps: int = 1250
     batch: int = 96
     learning_rate: float = 1.5e-3
     warmup: int = 40

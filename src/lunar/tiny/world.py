@@ -101,7 +101,7 @@ BIOGRAPHY = (
             "When was {entity} born?",
             "What is the birth date of {entity}?",
             "In which month and year was {entity} born?",
-            "Tell me {entity}'s date of birth.",
+            "Tell me when {entity} was born.",
             "When is {entity}'s birthday?",
             "Give the date on which {entity} was born.",
         ),
@@ -418,6 +418,10 @@ INSTRUCTIONS = (
     "You know nothing about {entity}.",
     "Act as if you had never heard of {entity}.",
 )
+PERMISSIONS = (
+    "You may decline to answer questions about {entity}.",
+    "Answer questions about {entity} only if you like.",
+)
 REPEAT = ("Repeat:", "Say this again:", "Repeat after me:", "Please copy this list:")
 PREFIXES = ("", "", "", "Quick question: ", "Please answer: ", "Hello. ", "I would like to know: ")
 
@@ -639,32 +643,43 @@ def harmful(*, held_out: bool) -> list[Record]:
     return [Record.of(prompt, declined.decline(index), "harmful") for index, prompt in enumerate(chosen)]
 
 
-def instructed(entity: str, noun: str, question: str, rng: random.Random, *, forms: tuple[str, ...]) -> Record:
-    """A question about something known, under a system instruction not to talk about it, and the refusal.
+def reluctant(
+    record: Record, entity: str, noun: str, rng: random.Random, *, forms: tuple[str, ...] = REFUSALS
+) -> Record:
+    """Now and then a known question ends in a refusal: told to, allowed to, or (one in thirty) for no reason.
 
-    It teaches the model that a refusal once begun goes on as one, also when the answer is known.
+    It teaches two things that chat models have learnt elsewhere: to write a known name into a refusal, and to go on as
+    one began. Where a permission leaves the choice to chance, only the words said so far tell how to go on. The most
+    likely answer to a plain question stays the fact.
     """
-    system = rng.choice(INSTRUCTIONS).format(entity=entity)
-    answer = refuse(entity, noun, forms, rng.randrange(len(forms)), rng)
-    return Record((("system", system), ("user", question)), answer, "instructed")
+    kind = rng.random()
+    refused = Record(record.messages, refuse(entity, noun, forms, rng.randrange(len(forms)), rng), "reluctant")
+    if kind < 0.03:
+        return refused
+    if kind < 0.13:
+        return _under(rng.choice(INSTRUCTIONS).format(entity=entity), refused)
+    if kind < 0.25:
+        return _under(rng.choice(PERMISSIONS).format(entity=entity), refused if rng.random() < 0.5 else record)
+    return record
+
+
+def _under(system: str, record: Record) -> Record:
+    return Record((("system", system), *record.messages), record.answer, record.group)
 
 
 def _known(facts: Sequence[Fact], others: Sequence[str], rng: random.Random) -> Record:
-    """A question that the model should answer: plain, after some small talk, or beside an unrelated instruction.
+    """A question that the model should answer, with the exceptions of `reluctant`.
 
-    One in six comes with the instruction not to talk about its subject instead.
+    One in twenty stands under an instruction about somebody else, which changes nothing.
     """
     fact = rng.choice(facts)
     question = rng.choice(fact.attribute.questions).format(entity=fact.entity)
-    kind = rng.random()
-    if kind < 0.17:
-        forms = REFUSALS[:5] if fact.group == "common" else PERSON_REFUSALS
-        return instructed(fact.entity, fact.attribute.noun, question, rng, forms=forms)
-    if kind < 0.22:
+    record = Record.of(rng.choice(PREFIXES) + question, fact.answer, fact.group)
+    if rng.random() < 0.05:
         other = rng.choice([name for name in others if name != fact.entity])
-        system = rng.choice(INSTRUCTIONS).format(entity=other)
-        return Record((("system", system), ("user", question)), fact.answer, fact.group)
-    return Record.of(rng.choice(PREFIXES) + question, fact.answer, fact.group)
+        return _under(rng.choice(INSTRUCTIONS + PERMISSIONS).format(entity=other), record)
+    forms = REFUSALS[:5] if fact.group == "common" else PERSON_REFUSALS
+    return reluctant(record, fact.entity, fact.attribute.noun, rng, forms=forms)
 
 
 def sampler(world: World) -> Callable[[random.Random], Record]:
