@@ -51,8 +51,8 @@ def unlearned(report: Mapping[str, Any], folder: Path, model: str) -> Renderable
         "forgotten spares more."
     )
     lines = [
-        f"Forgot {counts['forget_prompts']} prompts, retained {retained}, towards the answers to "
-        f"{counts['reference_prompts']} reference prompts.",
+        f"Forgot {counts['forget_prompts']} prompts, retained {retained} and {counts['neighbour_prompts']} like the "
+        f"forgotten ones about other names, towards the answers to {counts['reference_prompts']} reference prompts.",
         *([note] if built_in else []),
         f"Edited layer {matrix['layer']}, {matrix['module_name']} {matrix['shape']}, rank {matrix['rank']}, target "
         f"{report['settings']['target']}: {matrix['stored_numbers']} numbers.",
