@@ -86,19 +86,23 @@ def split(
     position: Int[Tensor, " rows"],
     weights: Float[Tensor, " rows"],
     *,
-    deviation_share: float = 0.1,
+    shift_share: float = 0.2,
+    deviation_share: float = 0.02,
     deviation_gain: float = 6.0,
 ) -> tuple[Term, ...]:
     """`collapse` in two problems: the mean shift, and each row's deviation under a low weight, then amplified.
 
     Args:
-        deviation_share: weight of the deviation's rows relative to `weights`; smaller fits only its smooth part, which
-            spares more of what no retain prompt covers.
+        shift_share: weight of the mean shift's rows relative to `weights`, a quarter of it before the last token.
+        deviation_share: the same for the deviation; smaller fits only its smooth part, which spares more of what no
+            retain prompt covers. The gain presumes that it is small: what is fitted in full must not be amplified.
         deviation_gain: factor on the deviation's solution; larger is more robust and spares less.
     """
+    exact = weights.double()
+    shift_weights = exact * shift_share * torch.where(position == 0, 1.0, 0.25)
     return (
-        Term(mean_shift(reference_mean, residual, position), weights.double()),
-        Term(deviation(residual, position), weights.double() * deviation_share, deviation_gain),
+        Term(mean_shift(reference_mean, residual, position), shift_weights),
+        Term(deviation(residual, position), exact * deviation_share, deviation_gain),
     )
 
 
