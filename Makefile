@@ -14,7 +14,7 @@ test: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-# Retrains the embedded model and overwrites the weights in the package; about 20 minutes on 2 cores.
+# Retrains the embedded model and overwrites the weights in the package; about 25 minutes on 2 cores.
 tiny-model: $(VENV)/installed
 	$(BIN)/python -m lunar.tiny src/lunar/tiny/weights
 

@@ -74,23 +74,14 @@ def unlearn(
     layer is out of range, or its MLP does not write straight to the residual stream.
     """
     settings = settings or Settings()
-    builtin = retain is None
-    retained = default_retain_records() if retain is None else list(retain)
+    retained = default_retain_records(forget) if retain is None else list(retain)
     referred = reference_records(reference) if isinstance(reference, str) else list(reference)
     for name, records in (("forget", forget), ("retain", retained), ("reference", referred)):
         if not records:
             raise LunarError(f"The {name} set must hold at least one prompt, but it is empty: add one.")
-    if builtin:
-        asked = {record.messages for record in forget}
-        retained = [record for record in retained if record.messages not in asked]
     check_disjoint(forget, retained)
 
-    site = site_at(loaded.model, default_layer(loaded.model) if settings.layer is None else settings.layer)
-    if not writes_directly(loaded.model, site):
-        raise LunarError(
-            f"{site.module_name} was expected to write straight to the residual stream, but its layer rescales what it "
-            "writes (as Gemma 2 and OLMo 2 do): such models cannot be edited yet."
-        )
+    site = _site(loaded, settings.layer)
     tail = settings.tail or TAIL[settings.target]
     work = _Work(loaded, site, progress)
 
@@ -125,7 +116,18 @@ def unlearn(
         "redirected_rows": len(inner),
         "pinned_rows": moments.rows,
     }
-    return Unlearned(edit, detector, site, counts, work.seconds, builtin)
+    return Unlearned(edit, detector, site, counts, work.seconds, builtin_retain=retain is None)
+
+
+def _site(loaded: LoadedModel, layer: int | None) -> Site:
+    """The matrix to edit; refused where a change of it would not reach the layer's output as it is."""
+    site = site_at(loaded.model, default_layer(loaded.model) if layer is None else layer)
+    if not writes_directly(loaded.model, site):
+        raise LunarError(
+            f"{site.module_name} was expected to write straight to the residual stream, but its layer rescales what it "
+            "writes (as Gemma 2 and OLMo 2 do): such models cannot be edited yet."
+        )
+    return site
 
 
 def _pinned_weights(from_end: Tensor, retain_weight: float) -> Tensor:

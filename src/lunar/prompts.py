@@ -147,9 +147,14 @@ def _first_token(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     return [int(first)] if first is not None and list(tokenizer("a")["input_ids"])[:1] == [first] else []
 
 
-def default_retain_records() -> list[Record]:
-    """What to leave alone where nobody says: the general and the unverifiable prompts, without answers."""
-    return [Record.of(prompt) for prompt in (*general_prompts(), *unverifiable_prompts())]
+def default_retain_records(forget: Sequence[Record] = ()) -> list[Record]:
+    """What to leave alone where nobody says: the general and the unverifiable prompts, without answers.
+
+    Those that are to be forgotten are left out.
+    """
+    records = [Record.of(prompt) for prompt in (*general_prompts(), *unverifiable_prompts())]
+    asked = {record.messages for record in forget}
+    return [record for record in records if record.messages not in asked]
 
 
 def reference_records(name_or_path: str | Path) -> list[Record]:

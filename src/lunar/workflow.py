@@ -67,7 +67,7 @@ def unlearn_files(recipe: Recipe, output: Path, *, device: str | None = None, pr
     if recipe.sha256 is not None and dict(recipe.sha256) != hashes:
         changed = sorted(name for name in hashes if recipe.sha256.get(name) != hashes[name])
         raise LunarError(f"The {' and '.join(changed)} data differ from those of the recipe: restore them.")
-    retain = data.retain if data.retain is not None else _builtin_retain(data.forget)
+    retain = data.retain if data.retain is not None else default_retain_records(data.forget)
     splits = {"forget": data.forget, "retain": retain}
     recipe = replace(recipe, sha256=hashes)
     return carry_out(recipe, data, splits, output, device=device, progress=progress)
@@ -178,11 +178,6 @@ def _hashes(recipe: Recipe, data: Data) -> dict[str, str]:
         "reference": data.reference,
     }
     return {name: digest(source, records[name]) for name, source in recipe.sources()}
-
-
-def _builtin_retain(forget: Sequence[Record]) -> list[Record]:
-    asked = {record.messages for record in forget}
-    return [record for record in default_retain_records() if record.messages not in asked]
 
 
 def _before_only(result: Any) -> Any:
