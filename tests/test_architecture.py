@@ -36,6 +36,7 @@ ORDER = [
     "baselines",
     "metrics",
     "evaluation",
+    "measurement",
     "comparison",
     "report",
     "tiny",

@@ -190,6 +190,9 @@ def compare(
         list[str] | None, typer.Option(help="Forget this group of --forget; the others are retained. Repeatable.")
     ] = None,
     methods: Annotated[str, typer.Option(help="all, or names separated by commas.")] = "all",
+    search: Annotated[
+        bool, typer.Option(help="Choose each method's settings on a part of the retain set, or take its paper's.")
+    ] = True,
     retain_only: Annotated[
         str | None, typer.Option(help="A model trained without the forget set, as a control.")
     ] = None,
@@ -210,6 +213,7 @@ def compare(
             reference=reference,
             forget_groups=forget_group or (),
             methods=methods,
+            search=search,
             retain_only=retain_only,
             seed=seed,
             device=device,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,9 +27,9 @@ from lunar.baselines.task import unchanged
 from lunar.edit import fingerprint
 from lunar.errors import LunarError, unknown
 from lunar.evaluation import answer_records
-from lunar.likelihood import answer_likelihoods, divergences, generated_ranks, likelihoods
+from lunar.measurement import FORGET, against_retain_only, observe_all, sample, scores
 from lunar.method import Progress, unlearn
-from lunar.metrics import Observed, applicable, deviation_score, metric, score
+from lunar.metrics import Observed, deviation_score, metric, score
 from lunar.models import LoadedModel
 from lunar.records import Record
 from lunar.settings import TARGETS, Settings
@@ -88,18 +89,6 @@ def method(name: str) -> Baseline:
     return METHODS[name]
 
 
-def names_of(wanted: str) -> list[str]:
-    """The methods in a list separated by commas; "all" is every method that needs nothing but the request."""
-    if wanted.strip() == "all":
-        return [name for name in METHODS if name != "retain-only"]
-    names = [name.strip() for name in wanted.split(",") if name.strip()]
-    if not names:
-        raise LunarError("At least one method was expected, but none came: give names or all.")
-    for name in names:
-        method(name)
-    return list(dict.fromkeys(names))
-
-
 @dataclass(frozen=True)
 class Request:
     """What all methods are asked to do, and what they are asked about afterwards.
@@ -141,59 +130,15 @@ def run_cell(
         except LunarError as error:
             return {"method": name, "failed": str(error)}
         peak = memory()
-    observed = {
-        split: observe(loaded, outcome, split, records, reference_answers, progress)
-        for split, records in request.splits.items()
-    }
+    observed = observe_all(loaded, outcome, request.splits, reference_answers, request.seed, progress)
     return {
         "method": name,
         "settings": _plain(outcome.settings),
         "seconds": outcome.seconds,
         "peak_memory_bytes": peak,
         "changed_parameters": outcome.changed_parameters,
-        **scores(observed),
+        **scores(observed, request.seed),
     }
-
-
-def observe(
-    loaded: LoadedModel,
-    outcome: Outcome,
-    split: str,
-    records: Sequence[Record],
-    reference_answers: Sequence[str],
-    progress: Progress | None = None,
-) -> Observed:
-    """Everything that the metrics need of one split; `loaded` is the original model."""
-    asked = [outcome.rewrite(record) for record in records]
-    answers = answer_records(outcome.loaded, asked, name=f"{split}: answers", progress=progress)
-    given = [[answer] for answer in answers]
-    original = answer_likelihoods(loaded, records, given, name=f"{split}: original model")
-    return Observed(
-        records=asked,
-        answers=answers,
-        likelihoods=likelihoods(outcome.loaded, asked, name=f"{split}: likelihood", progress=progress),
-        generated_ranks=generated_ranks(outcome.loaded, asked, name=f"{split}: ranks", progress=progress),
-        original_likelihoods=[each[0] for each in original],
-        divergences=None if split == "forget" else divergences(loaded, outcome.loaded, records),
-        reference_answers=reference_answers,
-    )
-
-
-def scores(observed: Mapping[str, Observed]) -> dict[str, Any]:
-    """Every applicable metric of every split with its interval, and the Deviation Scores."""
-    table = {
-        split: {name: asdict(score(metric, seen)) for name, metric in applicable(seen).items()}
-        for split, seen in observed.items()
-    }
-    rouge = {split: values["rouge1"]["value"] for split, values in table.items()}
-    result: dict[str, Any] = {
-        "scores": table,
-        "questions": {split: len(seen.records) for split, seen in observed.items()},
-    }
-    for split, title in (("retain", "deviation_score"), ("retain_unseen", "deviation_score_unseen")):
-        if "forget" in rouge and split in rouge:
-            result[title] = deviation_score(rouge["forget"], rouge[split])
-    return result
 
 
 def compare_methods(
@@ -225,12 +170,26 @@ def compare_methods(
                     loaded, request.reference, name="reference answers", progress=progress
                 )
             if progress is not None:
-                progress(f"method {name}", number, len(wanted))
+                progress("methods", number, len(wanted))
             cell = {"key": key, **run_cell(loaded, request, name, chosen, reference_answers, progress)}
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(cell, indent=2) + "\n", encoding="utf-8")
-            partial.rename(path)
+            _write(path, cell)
         yield cell
+    if progress is not None:
+        progress("methods", len(wanted), len(wanted))
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.rename(path)
+
+
+def with_forget_quality(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The cells of one request; where a model that never knew the forget set is among them, compared with that."""
+    control = next((cell for cell in cells if cell["method"] == "retain-only" and "failed" not in cell), None)
+    if control is None:
+        return list(cells)
+    return [cell if "failed" in cell else against_retain_only(cell, control) for cell in cells]
 
 
 def _key_of_all(loaded: LoadedModel, request: Request) -> str:
@@ -250,16 +209,72 @@ def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
+VALIDATION = 20
+"""Records forgotten at most where settings are tried out on a user's own retain set."""
+
+
+def validation_request(request: Request) -> Request | None:
+    """A request to forget a part of what is to be retained, for choosing settings without a look at the real one.
+
+    The part is the retained group nearest in size to the forget set, or a random sample where there are fewer than
+    three groups; the rest is retained. None where the retain set has too few known answers to be divided.
+    """
+    known = [record for record in request.retain if record.answer]
+    size = min(len(request.forget), VALIDATION, len(known) // 4)
+    if size < 2:
+        return None
+    rng = random.Random(request.seed)
+    groups: dict[str, list[Record]] = {}
+    for record in known:
+        if record.group is not None:
+            groups.setdefault(record.group, []).append(record)
+    if len(groups) < 3:
+        part = rng.sample(known, size)
+    else:
+        names = rng.sample(sorted(groups), len(groups))
+        part = groups[min(names, key=lambda name: abs(len(groups[name]) - size))]
+    left_out = {record.messages for record in part}
+    rest = [record for record in known if record.messages not in left_out]
+    part = part[:VALIDATION]
+    return replace(request, forget=part, retain=rest, splits={FORGET: part, "retain": rest})
+
+
+def search_all(
+    loaded: LoadedModel, validation: Request, names: Sequence[str], folder: Path, progress: Progress | None = None
+) -> dict[str, Any]:
+    """The best candidate by name of every method that has any to try; each search is kept as a file in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    common = _key_of_all(loaded, validation)
+    chosen = {}
+    wanted = [name for name in names if len(method(name).search) > 1]
+    for number, name in enumerate(wanted):
+        if progress is not None:
+            progress("settings", number, len(wanted))
+        candidates = method(name).search
+        path, key = folder / f"{name}.json", _hash([common, name, _plain(candidates)])
+        found = _finished(path, key)
+        if found is None:
+            settings, deviations = search(loaded, validation, name, progress)
+            place = candidates.index(settings) if settings in candidates else None
+            found = {"key": key, "chosen": place, "deviation_scores": deviations}
+            _write(path, found)
+        if found["chosen"] is not None:
+            chosen[name] = candidates[found["chosen"]]
+    if progress is not None:
+        progress("settings", len(wanted), len(wanted))
+    return chosen
+
+
 def search(
     loaded: LoadedModel, validation: Request, name: str, progress: Progress | None = None
 ) -> tuple[Any, list[float | None]]:
     """The candidate of a method's declared search space with the lowest Deviation Score on a validation request.
 
-    Only the splits "forget" and "retain" of the request are asked. Returns its settings and the score of every
-    candidate, None where the method failed. Raises LunarError where all failed.
+    Only "forget" and a sample of "retain" among its splits are asked. Returns its settings and the score of every
+    candidate, None where the method failed. Where all failed the settings are those of its paper.
     """
     one = method(name)
-    asked = {split: validation.splits[split] for split in ("forget", "retain")}
+    asked = {split: sample(split, validation.splits[split], validation.seed) for split in (FORGET, "retain")}
     found: list[float | None] = []
     for candidate in one.search:
         try:
@@ -267,17 +282,14 @@ def search(
         except LunarError:
             found.append(None)
             continue
-        rouge = metric("rouge1")
         parts = []
         for split, records in asked.items():
             rewritten = [outcome.rewrite(record) for record in records]
-            answers = answer_records(outcome.loaded, rewritten, name=split, progress=progress)
-            parts.append(score(rouge, Observed(records=records, answers=answers)).value)
+            answers = answer_records(outcome.loaded, rewritten, name=f"{split}: answers", progress=progress)
+            parts.append(score(metric("rouge1"), Observed(records=records, answers=answers)).value)
         found.append(deviation_score(*parts))
     known = [value for value in found if value is not None]
-    if not known:
-        raise LunarError(f"No candidate of {name} could be run on the validation request: leave the method out.")
-    return one.search[found.index(min(known))], found
+    return (one.search[found.index(min(known))] if known else one.settings), found
 
 
 def _finished(path: Path, key: str) -> dict[str, Any] | None:
