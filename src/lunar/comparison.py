@@ -55,7 +55,8 @@ def _ours(target: str) -> Baseline:
         changed = LoadedModel(copy.deepcopy(task.loaded.model), task.loaded.tokenizer, task.loaded.source)
         found.edit.apply(changed.model)
         size = found.site.width * found.site.inner_width
-        return Outcome(changed, unchanged, size, time.perf_counter() - started, dict(found.edit.settings))
+        used = dict(found.edit.settings) | {"stored_numbers": found.edit.stored_numbers}
+        return Outcome(changed, unchanged, size, time.perf_counter() - started, used)
 
     usual = Settings(target=target)
     return Baseline(

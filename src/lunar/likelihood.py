@@ -71,7 +71,7 @@ def likelihoods(
         chosen = [sequences[index] for index in indices]
         logits = answer_logits(loaded.model, chosen)
         for index, sequence, rows in zip(indices, chosen, logits, strict=True):
-            found[index] = _likelihood(rows, answer_tokens(sequence), proper[index])
+            found[index] = likelihood_of(rows, answer_tokens(sequence), proper[index])
     return found
 
 
@@ -184,7 +184,8 @@ def generated_ranks(
     return found
 
 
-def _likelihood(logits: Float[Tensor, "tokens vocabulary"], answer: list[int], answer_length: int) -> Likelihood:
+def likelihood_of(logits: Float[Tensor, "tokens vocabulary"], answer: list[int], answer_length: int) -> Likelihood:
+    """The likelihood of an answer's tokens from the logits that predict them; `answer_length` as in the result."""
     gold = torch.tensor(answer, device=logits.device)[:, None]
     log_p = logits.log_softmax(1)
     p = log_p.exp()
