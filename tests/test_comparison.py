@@ -167,3 +167,17 @@ def test_an_instruction_to_decline_does_not_count_as_no_divergence(loaded, reque
     short = dataclasses.replace(method("prompt").settings, instruction="no {subjects}")
     cell = run_cell(loaded, request_, "prompt", short, ["I do not know."])
     assert cell["scores"]["retain"]["kl_divergence"]["value"] > 0
+
+
+def test_membership_is_told_against_records_nobody_trained_on(loaded, request_):
+    others = [Record.of(f"where does word{i} sleep ?", f"in town{i}") for i in range(8, 11)]
+    asked = dataclasses.replace(request_, splits={**request_.splits, "holdout": others})
+    cells = [
+        {"method": name, **run_cell(loaded, asked, name, settings, ["I do not know."])}
+        for name, settings in (("original", None), ("retain-only", RetainOnlySettings(loaded)))
+    ]
+    assert set(cells[0]["membership_auc"]) == {"loss", "zlib", "min_k", "min_k_plus_plus"}
+    assert set(with_forget_quality(cells)[0]["priv_leak"].values()) <= {0.0, None}
+    without = run_cell(loaded, request_, "original", None, ["I do not know."])
+    assert without["false_refusals"] == cells[0]["false_refusals"]  # the holdout was not to be kept
+    assert without["model_utility"] == cells[0]["model_utility"]

@@ -196,6 +196,9 @@ def compare(
     retain_only: Annotated[
         str | None, typer.Option(help="A model trained without the forget set, as a control.")
     ] = None,
+    holdout: Annotated[
+        str | None, typer.Option(help="Records like the forgotten ones that the model never saw, for membership tests.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="For whatever draws random numbers.")] = 0,
     device: Device = None,
     as_json: Json = False,
@@ -215,6 +218,7 @@ def compare(
             methods=methods,
             search=search,
             retain_only=retain_only,
+            holdout=holdout,
             seed=seed,
             device=device,
             progress=progress,

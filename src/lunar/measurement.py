@@ -16,13 +16,16 @@ from lunar.evaluation import answer_records
 from lunar.likelihood import answer_likelihoods, divergences, generated_ranks, likelihoods
 from lunar.method import Progress
 from lunar.metrics import (
+    METRICS,
     Observed,
     applicable,
     deviation_score,
     false_refusal_rates,
     forget_quality,
     log_truth_ratios,
+    membership_auc,
     model_utility,
+    priv_leak,
     rings,
     score,
     wrong_answers,
@@ -31,6 +34,10 @@ from lunar.models import LoadedModel
 from lunar.records import Record
 
 FORGET = "forget"
+HOLDOUT = "holdout"
+"""The split of records like the forgotten ones on which nobody trained the model: what membership is told against."""
+NOT_KEPT = (FORGET, HOLDOUT)
+MEMBERSHIP = ("loss", "zlib", "min_k", "min_k_plus_plus")
 SAMPLE = 64
 """Records of each other split whose known answers are scored: means of shares are then known to about 0.1 at worst."""
 UTILITY = ("rouge_l", "answer_probability", "truth_ratio_retain")
@@ -128,13 +135,14 @@ def scores(observed: Mapping[str, Observed], seed: int = 0) -> dict[str, Any]:
 
     Entries: "scores" and "questions" by split; "deviation_score" and "deviation_score_unseen" where there are the
     splits for them; "false_refusals" by ring of neighbours; "model_utility"; "log_truth_ratios" of the forget set, one
-    number per record, for comparing with a model that never knew it.
+    number per record, for comparing with a model that never knew it; with a split "holdout", "membership_auc" by score:
+    how well forgotten records are told from those.
     """
     table = {
         split: {name: asdict(score(metric, seen)) for name, metric in applicable(seen).items()}
         for split, seen in observed.items()
     }
-    kept = [split for split in table if split != FORGET]
+    kept = [split for split in table if split not in NOT_KEPT]
     result: dict[str, Any] = {
         "scores": table,
         "questions": {split: len(seen.records) for split, seen in observed.items()},
@@ -147,11 +155,15 @@ def scores(observed: Mapping[str, Observed], seed: int = 0) -> dict[str, Any]:
             if split in table:
                 parts = [table[one]["rouge1"]["value"] for one in (FORGET, split)]
                 result[title] = deviation_score(*parts)
+        if HOLDOUT in observed:
+            result["membership_auc"] = {
+                name: membership_auc(*(METRICS[name](observed[split]) for split in NOT_KEPT)) for name in MEMBERSHIP
+            }
     return result
 
 
 def _false_refusals(observed: Mapping[str, Observed], seed: int) -> Mapping[str, Any]:
-    kept = [seen for split, seen in observed.items() if split != FORGET]
+    kept = [seen for split, seen in observed.items() if split not in NOT_KEPT]
     forgotten = observed[FORGET].records if FORGET in observed else []
     said: dict[object, str] = {}
     for seen in kept:
@@ -163,6 +175,12 @@ def _false_refusals(observed: Mapping[str, Observed], seed: int) -> Mapping[str,
 
 
 def against_retain_only(cell: Mapping[str, Any], retain_only: Mapping[str, Any]) -> dict[str, Any]:
-    """The cell with its forget quality: the p-value against the cell of a model that never knew the forget set."""
+    """The cell with its forget quality and PrivLeak, against the cell of a model that never knew the forget set."""
     ratios = [one.get("log_truth_ratios") or [] for one in (cell, retain_only)]
-    return {**cell, "forget_quality": forget_quality(*ratios)}
+    compared: dict[str, Any] = {**cell, "forget_quality": forget_quality(*ratios)}
+    if "membership_auc" in cell:
+        control = retain_only.get("membership_auc", {})
+        compared["priv_leak"] = {
+            name: priv_leak(area, control.get(name)) for name, area in cell["membership_auc"].items()
+        }
+    return compared

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 LOADING = "loading the model"
+HOLDOUT = "holdout"
 CELLS, SEARCH, COMPARISON_FILE = "cells", "search", "comparison.json"
 
 
@@ -169,6 +170,7 @@ def compare_files(
     methods: str = "all",
     search: bool = True,
     retain_only: str | None = None,
+    holdout: str | None = None,
     seed: int = 0,
     device: str | None = None,
     progress: Progress,
@@ -176,7 +178,8 @@ def compare_files(
     """Run several methods on one request and write their scores; a run that was cut off goes on where it was.
 
     With `search` the settings of every method are the best of its few candidates at forgetting a part of the retain
-    set, otherwise those of its paper. `output` gets a file per method under `cells` and all of them together in
+    set, otherwise those of its paper. `holdout` names records like the forgotten ones that the model was never trained
+    on, for membership inference. `output` gets a file per method under `cells` and all of them together in
     `comparison.json`, whose content is returned.
     """
     names = method_names(methods)
@@ -188,6 +191,9 @@ def compare_files(
     data = read_data(recipe)
     known = data.retain or []
     splits = {"forget": data.forget, "retain": known}
+    if holdout is not None:
+        splits[HOLDOUT] = read_records(holdout, HOLDOUT)
+        check_disjoint(data.forget, splits[HOLDOUT])
     for name, records in splits.items():
         if not all(record.answer for record in records) or not records:
             raise LunarError(
