@@ -36,7 +36,6 @@ ORDER = [
     "baselines",
     "metrics",
     "evaluation",
-    "measurement",
     "comparison",
     "report",
     "tiny",

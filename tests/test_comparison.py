@@ -8,7 +8,6 @@ import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
 
-from lunar import comparison
 from lunar.baselines import Baseline, Outcome
 from lunar.baselines.retain_only import RetainOnlySettings
 from lunar.baselines.task import unchanged
@@ -19,9 +18,11 @@ from lunar.comparison import (
     Request,
     compare_methods,
     method,
+    run,
     run_cell,
     search,
     search_all,
+    tuning,
     validation_request,
     with_forget_quality,
 )
@@ -89,7 +90,7 @@ def test_a_finished_cell_is_kept_and_a_changed_one_is_run_again(loaded, request_
     first = list(compare_methods(loaded, request_, ["lunar-reference"], tmp_path))
     ran = []
     real = run_cell
-    monkeypatch.setattr(comparison, "run_cell", lambda *given: ran.append(given[2]) or real(*given))
+    monkeypatch.setattr(run, "run_cell", lambda *given: ran.append(given[2]) or real(*given))
     assert list(compare_methods(loaded, request_, ["lunar-reference"], tmp_path)) == first
     assert ran == []
     (tmp_path / "lunar-reference.json").write_text("{ half a fi")
@@ -116,20 +117,20 @@ def test_the_search_takes_the_best_candidate_and_leaves_out_those_that_fail(load
 
     fake = Baseline("fake", "a fake", "nowhere", 1, (1, 2, 3, 4), run)
     scores = iter([0.9, 1.0, 0.2, 1.0, 0.5, 1.0])
-    monkeypatch.setattr(comparison, "method", lambda name: fake)
-    monkeypatch.setattr(comparison, "score", lambda metric, observed: SimpleNamespace(value=next(scores)))
+    monkeypatch.setattr(tuning, "method", lambda name: fake)
+    monkeypatch.setattr(tuning, "score", lambda metric, observed: SimpleNamespace(value=next(scores)))
     settings, found = search(loaded, request_, "fake")
     assert settings == 3
     assert found == [pytest.approx(90), None, pytest.approx(20), pytest.approx(50)]
-    monkeypatch.setattr(comparison, "method", lambda name: dataclasses.replace(fake, search=(2, 2)))
+    monkeypatch.setattr(tuning, "method", lambda name: dataclasses.replace(fake, search=(2, 2)))
     assert search(loaded, request_, "fake") == (1, [None, None])  # nothing worked, so what its paper says
 
 
 def test_a_search_is_kept_until_the_request_changes(loaded, request_, tmp_path, monkeypatch):
     ran = []
     fake = Baseline("fake", "a fake", "nowhere", 1, (1, 2), lambda task, settings: ran.append(settings))
-    monkeypatch.setattr(comparison, "method", lambda name: fake)
-    monkeypatch.setattr(comparison, "search", lambda *given: (ran.append(given[2]) or 2, [9.0, 3.0]))
+    monkeypatch.setattr(tuning, "method", lambda name: fake)
+    monkeypatch.setattr(tuning, "search", lambda *given: (ran.append(given[2]) or 2, [9.0, 3.0]))
     assert search_all(loaded, request_, ["fake"], tmp_path) == {"fake": 2}
     assert search_all(loaded, request_, ["fake"], tmp_path) == {"fake": 2}
     assert ran == ["fake"]
