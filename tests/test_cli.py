@@ -235,6 +235,7 @@ def make_bad(here: Path, checkpoint: Path) -> dict[str, tuple[list[str], str]]:
         "evaluate overlap": (["evaluate", model, "--forget", "forget.jsonl", "--retain", "all.jsonl"], "overlap"),
         "no question": (["ask", model, " "], "question"),
         "ask nobody": (["ask", "./nowhere", "who ?"], "./nowhere"),
+        "unknown method": (["compare", model, *sets, "--methods", "shfit", *output], "shift"),
         "full demo output": (["demo", "--output", "full"], "not empty"),
     }
 
@@ -293,11 +294,16 @@ def test_compare_measures_methods_alike_and_goes_on_where_it_was(here, checkpoin
     assert_refused(run(*arguments, "--methods", "shfit"), "shfit", "shift")
     write_lines(here / "asked.jsonl", [{"question": row["question"]} for row in FORGET])
     before = tree(here)
-    assert_refused(run("compare", "tiny", "--forget", "asked.jsonl", "--output", "out"), "forget", "answers")
-    assert_refused(run("compare", "tiny", "--forget", "forget.jsonl", "--output", "out"), "retain", "answers")
+    assert_refused(run("compare", "tiny", "--forget", "asked.jsonl", "--output", "out"), "retain")
+    bare = ("--retain", "retain.jsonl", "--holdout", "asked.jsonl", "--output", "out")
+    assert_refused(run("compare", "tiny", "--forget", "reference.jsonl", *bare), "holdout", "answers")
     other = [*arguments[:-1], "forget.jsonl"]
     assert_refused(run(*other), "is a file")
     assert tree(here) == before
+    result = run(*arguments[:2], "--forget", "asked.jsonl", *arguments[4:-1], "own", "--methods", "shift", "--json")
+    assert result.exit_code == 0, result.output
+    own = json.loads(result.stdout)
+    assert own["own_answers"] == {"forget": len(FORGET), "retain": 0}
 
 
 def test_a_missing_argument_is_a_usage_error(here):

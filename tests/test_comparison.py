@@ -17,6 +17,7 @@ from lunar.comparison import (
     UNTOUCHED,
     Request,
     compare_methods,
+    measurement,
     method,
     run,
     run_cell,
@@ -182,3 +183,12 @@ def test_membership_is_told_against_records_nobody_trained_on(loaded, request_):
     without = run_cell(loaded, request_, "original", None, ["I do not know."])
     assert without["false_refusals"] == cells[0]["false_refusals"]  # the holdout was not to be kept
     assert without["model_utility"] == cells[0]["model_utility"]
+
+
+def test_of_a_large_split_a_sample_is_asked_which_is_the_same_for_every_method(loaded, request_, monkeypatch):
+    monkeypatch.setattr(measurement, "ASKED", 3)
+    monkeypatch.setattr(measurement, "SAMPLE", 2)
+    cells = [run_cell(loaded, request_, name, None, ["I do not know."]) for name in ("original", "original")]
+    assert cells[0]["questions"] == {"forget": len(FORGET), "retain": 3, "retain_unseen": 2}
+    assert cells[0]["scores"]["retain"]["answer_probability"]["count"] == 2
+    assert cells[0]["scores"] == cells[1]["scores"]

@@ -6,7 +6,7 @@ Knows models, records and metrics; knows nothing of how an edit was found or whe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lunar.edit import Edit
 from lunar.generation import greedy
@@ -20,6 +20,10 @@ Scores = dict[str, float | None]
 
 SHORTEST_LIMIT = 48
 """New tokens allowed at least, so that a refusal is not cut off where the known answers are short."""
+
+
+TURN_END = 4
+"""Tokens left free behind an answer for what ends a turn, so that the model can read its own answers again."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def answer_records(
     limit = context_length(loaded.model)
     sequences = encode_all(loaded.tokenizer, records, with_answer=False, context_length=limit, name=name)
     longest = max((sequence.prompt_length for sequence in sequences), default=0)
-    room = None if limit is None else max(1, limit - longest)
+    room = None if limit is None else max(1, limit - longest - TURN_END)
     known = [len(loaded.tokenizer.encode(r.answer, add_special_tokens=False)) for r in records if r.answer]
     wanted = max([SHORTEST_LIMIT, *(length + 16 for length in known)])
     return greedy(
@@ -63,6 +67,20 @@ def answer_records(
         max_new_tokens=wanted if room is None else min(wanted, room),
         progress=None if progress is None else lambda done: progress(name, done, len(sequences)),
     )
+
+
+def own_answers(
+    loaded: LoadedModel, records: Sequence[Record], *, name: str = "questions", progress: Progress | None = None
+) -> list[Record]:
+    """The records, those without an answer with the model's own greedy one: what it knows, if it knows it.
+
+    A record to which the model says nothing at all keeps no answer.
+    """
+    open_ones = [record for record in records if not record.answer]
+    if not open_ones:
+        return list(records)
+    said = iter(answer_records(loaded, open_ones, name=f"{name}: own answers", progress=progress))
+    return [record if record.answer else replace(record, answer=next(said).strip() or None) for record in records]
 
 
 def compare(

@@ -180,7 +180,7 @@ def compare_files(
     With `search` the settings of every method are the best of its few candidates at forgetting a part of the retain
     set, otherwise those of its paper. `holdout` names records like the forgotten ones that the model was never trained
     on, for membership inference. `output` gets a file per method under `cells` and all of them together in
-    `comparison.json`, whose content is returned.
+    `comparison.json`, whose content is returned. Where no answer is known, the model's own stands in for it.
     """
     names = method_names(methods)
     if retain_only is not None:
@@ -189,23 +189,23 @@ def compare_files(
     if not ((output / CELLS).is_dir() or (output / SEARCH).is_dir()):
         check_output(output)
     data = read_data(recipe)
-    known = data.retain or []
-    splits = {"forget": data.forget, "retain": known}
+    if data.retain is None:
+        raise LunarError("A comparison was expected to get retain records, but none came: give --retain or groups.")
+    splits = {"forget": data.forget, "retain": data.retain}
     if holdout is not None:
         splits[HOLDOUT] = read_records(holdout, HOLDOUT)
         check_disjoint(data.forget, splits[HOLDOUT])
-    for name, records in splits.items():
-        if not all(record.answer for record in records) or not records:
-            raise LunarError(
-                f"A comparison needs {name} records with answers, but some have none: give them, or ask the model for "
-                "its own with `lunar ask`."
-            )
+        if not all(record.answer for record in splits[HOLDOUT]):
+            raise LunarError("The holdout records were expected to have answers, but some have none: add them.")
     preflight.check_model(model, None, {**splits, "reference": data.reference})
     from lunar.baselines.retain_only import RetainOnlySettings
     from lunar.comparison import Request, compare_methods, search_all, validation_request, with_forget_quality
+    from lunar.evaluation import own_answers
 
     loaded = _load(model, device, progress)
-    request = Request(data.forget, known, data.reference, splits, seed)
+    own = {name: sum(not record.answer for record in records) for name, records in splits.items()}
+    splits = {name: own_answers(loaded, records, name=name, progress=progress) for name, records in splits.items()}
+    request = Request(splits["forget"], splits["retain"], data.reference, splits, seed)
     validation = validation_request(request) if search else None
     settings: dict[str, Any] = {}
     if validation is not None:
@@ -219,6 +219,7 @@ def compare_files(
     result = {
         "cells": cells,
         "settings_searched": validation is not None,
+        "own_answers": own,
         "sources": {name: short_name(source) for name, source in sources.items()},
         "seed": seed,
         "versions": versions(),

@@ -1,7 +1,8 @@
 """Ask a changed model about every split, and score what it says: the numbers of one cell of a comparison.
 
-The forget set is looked at from all sides. Elsewhere every question is asked, but what needs the likelihood of known
-answers is taken on a sample, the same for all methods. Knows what a method gives back, and no method.
+The forget set is looked at from all sides. Elsewhere up to 400 questions are asked, and what needs the likelihood of
+known answers is taken on a smaller sample; samples are drawn by a seed and the same for all methods. Knows what a
+method gives back, and no method.
 """
 
 from __future__ import annotations
@@ -38,8 +39,10 @@ HOLDOUT = "holdout"
 """The split of records like the forgotten ones on which nobody trained the model: what membership is told against."""
 NOT_KEPT = (FORGET, HOLDOUT)
 MEMBERSHIP = ("loss", "zlib", "min_k", "min_k_plus_plus")
+ASKED = 400
+"""Records of each other split that are asked: a share is then known to 0.05 at worst, in an interval of 95%."""
 SAMPLE = 64
-"""Records of each other split whose known answers are scored: means of shares are then known to about 0.1 at worst."""
+"""Records of each other split whose known answers are scored: 0.12 at worst."""
 UTILITY = ("rouge_l", "answer_probability", "truth_ratio_retain")
 """What TOFU's model utility is the harmonic mean of, on each set that is to be kept."""
 
@@ -64,9 +67,10 @@ def observe_all(
         seed: of the samples and of the choice of wrong answers.
     """
     everything = [record for records in splits.values() for record in records]
+    asked = {split: _at_most(ASKED, split, records, seed) for split, records in splits.items()}
     return {
         split: _observe(loaded, outcome, split, records, everything, reference_answers, seed, progress)
-        for split, records in splits.items()
+        for split, records in asked.items()
     }
 
 
@@ -116,10 +120,14 @@ def sample(split: str, records: Sequence[Record], seed: int) -> list[Record]:
 
 
 def _places(split: str, records: Sequence[Record], seed: int) -> list[int]:
-    answered = [place for place, record in enumerate(records) if record.answer]
-    if split == FORGET or len(answered) <= SAMPLE:
-        return answered
-    return sorted(random.Random(f"{seed} {split}").sample(answered, SAMPLE))
+    return _at_most(SAMPLE, split, [place for place, record in enumerate(records) if record.answer], seed)
+
+
+def _at_most(count: int, split: str, values: Sequence[Value], seed: int) -> list[Value]:
+    """All values of the forget set, a sample of those of another split, in their order."""
+    if split == FORGET or len(values) <= count:
+        return list(values)
+    return [values[place] for place in sorted(random.Random(f"{seed} {split}").sample(range(len(values)), count))]
 
 
 def _among(places: Sequence[int], values: Sequence[Value], count: int) -> list[Value | None]:

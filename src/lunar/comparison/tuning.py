@@ -19,15 +19,16 @@ from lunar.metrics import Observed, deviation_score, metric, score
 from lunar.models import LoadedModel
 from lunar.records import Record
 
-VALIDATION = 20
-"""Records forgotten at most where settings are tried out on a user's own retain set."""
+VALIDATION, VALIDATION_RETAINED = 20, 300
+"""Records forgotten and retained at most where settings are tried out on a user's own retain set."""
 
 
 def validation_request(request: Request) -> Request | None:
     """A request to forget a part of what is to be retained, for choosing settings without a look at the real one.
 
-    The part is the retained group nearest in size to the forget set, or a random sample where there are fewer than
-    three groups; the rest is retained. None where the retain set has too few known answers to be divided.
+    The part, of 20 records at most, is the retained group nearest in size to the forget set, or a random sample where
+    there are fewer than three groups; the rest, of 300 at most, is retained. None where the retain set has too few
+    known answers to be divided.
     """
     known = [record for record in request.retain if record.answer]
     size = min(len(request.forget), VALIDATION, len(known) // 4)
@@ -45,7 +46,7 @@ def validation_request(request: Request) -> Request | None:
         part = groups[min(names, key=lambda name: abs(len(groups[name]) - size))]
     left_out = {record.messages for record in part}
     rest = [record for record in known if record.messages not in left_out]
-    part = part[:VALIDATION]
+    part, rest = part[:VALIDATION], rng.sample(rest, min(len(rest), VALIDATION_RETAINED))
     return replace(request, forget=part, retain=rest, splits={FORGET: part, "retain": rest})
 
 
