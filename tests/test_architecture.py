@@ -31,10 +31,16 @@ ORDER = [
     "targets",
     "solve",
     "edit",
+    "metrics",
+    "separation",
+    "profile",
+    "resume",
+    "collect",
+    "trials",
+    "select_paper",
     "select",
     "method",
     "baselines",
-    "metrics",
     "evaluation",
     "comparison",
     "report",
@@ -45,7 +51,7 @@ ORDER = [
     "__main__",
     "__init__",
 ]
-MATHEMATICS = ("errors", "settings", "moments", "targets", "solve", "edit")
+MATHEMATICS = ("errors", "settings", "moments", "targets", "solve", "edit", "separation")
 FILES = sorted(path for path in SOURCE.rglob("*.py"))
 
 
