@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -65,7 +64,7 @@ def profile(
     prompts = [
         TokenSequence(one.tokens[: one.prompt_length], one.prompt_length) for name in names for one in sets[name]
     ]
-    rows = _last_rows(loaded, sites, prompts, progress)
+    rows = last_rows(loaded, sites, prompts, progress)
     lines = []
     for site in sites:
         inner, residual = rows.pop(site.layer)
@@ -94,7 +93,7 @@ def profile(
     return tuple(lines)
 
 
-def _last_rows(
+def last_rows(
     loaded: LoadedModel,
     sites: Sequence[Site],
     prompts: Sequence[TokenSequence],
