@@ -123,8 +123,12 @@ def tail_of(settings: Settings) -> int:
     return settings.tail or TAIL[settings.target]
 
 
-def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings) -> dict[int, Problem]:
-    """The least squares of every given layer, from one pass over each of the four sets."""
+def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings, *, thin: int = 1) -> dict[int, Problem]:
+    """The least squares of every given layer, from one pass over each of the four sets.
+
+    With `thin` above 1, only every so many of the retain prompts' tokens before the last are added, at so many times
+    their weight: the sums are the same in expectation and cost less, which is enough for a search.
+    """
     tail = tail_of(settings)
     means = {site.layer: ReferenceMean.zeros(tail, site.width) for site in sites}
     moments = {site.layer: Moments.zeros(site.inner_width) for site in sites}
@@ -152,7 +156,8 @@ def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings) -
     with work.stage("retain"):
         for batch in work.capture("retain", sites, [*sets.retain, *sets.neighbours], with_answer=True):
             for layer, rows in batch.items():
-                moments[layer].update(rows.inner, _pinned_weights(rows.from_end, settings.retain_weight))
+                weights = _pinned_weights(rows.from_end, rows.sequence, settings.retain_weight, thin)
+                moments[layer].update(rows.inner[weights > 0], weights[weights > 0])
     return found
 
 
@@ -165,6 +170,7 @@ def edit_of(loaded: LoadedModel, site: Site, solution: Solution, settings: dict[
     return Edit((factors,), settings).scaled(strength)
 
 
-def _pinned_weights(from_end: Tensor, retain_weight: float) -> Tensor:
+def _pinned_weights(from_end: Tensor, sequence: Tensor, retain_weight: float, thin: int) -> Tensor:
     """Last prompt tokens and answer tokens decide what the model says, so they are pinned harder."""
-    return torch.where(from_end <= 0, retain_weight, 1.0)
+    others = torch.where((from_end + sequence) % thin == 0, float(thin), 0.0)
+    return torch.where(from_end <= 0, retain_weight, others)

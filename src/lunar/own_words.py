@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 from lunar.generation import greedy
 from lunar.metrics.refusal import is_refusal
@@ -105,14 +106,16 @@ def answer(
 
 
 def exchange(text: str, names: Sequence[str], others: Sequence[str]) -> str:
-    """A text with some names replaced by others, whole names before single words; each name by the one at its place."""
-    pairs = list(zip(names, others, strict=False))
-    for old, new in sorted(pairs, key=lambda pair: -len(pair[0])):
-        text = text.replace(old, new)
-    for old, new in pairs:
-        for old_word, new_word in zip(old.split(), new.split(), strict=False):
-            if len(old_word) > 3:
-                text = text.replace(old_word, new_word)
+    """A text with every name in it replaced: by the one of `others` at the place of the one of `names` it is most like.
+
+    Models misspell names that they have never seen, so that looking for the very words is not enough.
+    """
+    if not names or not others:
+        return text
+    for start, end in sorted(name_spans(text), reverse=True):
+        likeness = [SequenceMatcher(None, text[start:end], name).ratio() for name in names]
+        place = likeness.index(max(likeness))
+        text = text[:start] + others[min(place, len(others) - 1)] + text[end:]
     return text
 
 

@@ -35,11 +35,17 @@ STRENGTHS = (0.8, 1.0, 1.25, 1.5)
 COMPLETE, REDIRECTS = 0.99, 0.9
 """Share of the forget prompts at which the refusal must be the likelier text: a stronger edit is tried below the first,
 and below the second a candidate does not count as redirecting, whatever its strength."""
-UNLIKELY = 0.1
-"""The mean probability that the own answers may keep."""
+UNLIKELY, LEFT = 0.05, 0.15
+"""The mean probability that the own answers may keep, for the same two. The edit that is made in the end pins more
+prompts than the trials' and is a little weaker: at 0.10 one answer in twenty came back with it."""
 TIE = 0.1
 """Divergences that differ by less than this share count as equal, and so do those below `NOTHING`."""
 NOTHING = 0.001
+PINNED, THIN = 10_000, 4
+"""Beyond so many pinned tokens, the trials pin only a part of those before the last, at least every fourth: sums at
+three layers would otherwise cost three times what the edit itself does."""
+PROFILED = 800
+"""Retain prompts in the profile at most, and half as many neighbours: its cost goes with the third power."""
 MOST_PASSES = 3.5
 """No further layer is tried beyond this cost."""
 ASKED, JUDGED = 48, 128
@@ -191,13 +197,13 @@ def try_layer(
 
 
 def redirects(trial: Trial) -> bool:
-    """Whether the refusal has taken the place of the own answers."""
-    return trial.redirected >= REDIRECTS and trial.original <= UNLIKELY
+    """Whether the refusal has taken the place of most of the own answers."""
+    return trial.redirected >= REDIRECTS and trial.original <= LEFT
 
 
 def complete(trial: Trial) -> bool:
-    """Whether that is so for every prompt."""
-    return redirects(trial) and trial.redirected >= COMPLETE
+    """Whether it has taken the place of all of them, with something to spare."""
+    return trial.redirected >= COMPLETE and trial.original <= UNLIKELY
 
 
 def ordered(trials: Sequence[Trial]) -> list[Trial]:
@@ -242,7 +248,9 @@ def reason(
     rival = rivals[0]
     if not redirects(rival):
         return f"{text} The next best, layer {rival.layer}, redirects {rival.redirected:.0%}."
-    return f"{text} The next best is layer {rival.layer} at strength {rival.strength:g} with {rival.retain_divergence:.4f}."
+    return (
+        f"{text} The next best, layer {rival.layer} at strength {rival.strength:g}, has {rival.retain_divergence:.4f}."
+    )
 
 
 # Steps of `choose`
@@ -255,12 +263,11 @@ def _tokens(work: Work, records: Sequence[Record]) -> int:
 def _profile(
     work: Work, sites: Sequence[Site], sets: Sets, retain: Sequence[Record], settings: Settings, effort: Effort
 ) -> tuple[LayerProfile, ...]:
-    most = settings.neighbours + 1000  # the dual has one row per prompt
     records = {
-        "forget": sample(sets.forget, most, settings.seed),
-        "retain": sample(retain, most, settings.seed),
-        "neighbours": sets.neighbours,
-        "reference": sets.reference,
+        "forget": sample(sets.forget, PROFILED, settings.seed),
+        "retain": sample(retain, PROFILED, settings.seed),
+        "neighbours": sample(sets.neighbours, PROFILED // 2, settings.seed),
+        "reference": sample(sets.reference, PROFILED, settings.seed),
     }
     encoded = {name: work.encode(name, group, with_answer=False) for name, group in records.items()}
     effort.add(sum(len(one.tokens) for group in encoded.values() for one in group), len(sites))
@@ -280,8 +287,9 @@ def _words(
 def _problems(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings) -> dict[int, Problem]:
     """The full least squares of some layers, timed as one stage of the search."""
     own = Work(work.loaded, work.progress)
+    pinned = sum(_tokens(work, group) for group in (sets.retain, sets.neighbours))
     with work.stage("search"):
-        return collect(own, sites, sets, settings)
+        return collect(own, sites, sets, settings, thin=max(1, min(THIN, pinned // PINNED)))
 
 
 def _confirmed(

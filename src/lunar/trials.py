@@ -6,6 +6,7 @@ tokens, not how candidates are made or which one is taken.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ from lunar.solve import Solution
 OPENING = 5
 """Tokens of an answer and of a refusal that are compared: what follows the first words says little about the choice
 between them, and texts of different length could not be compared."""
+GONE = 0.01
+"""A probability of the own answer below which it is gone, however the model words its refusal."""
 RETAINED = 8
 """Tokens of a retained answer that are followed at most."""
 
@@ -39,7 +42,7 @@ class Trial:
         strength: factor on the change.
         original: mean probability of the first tokens of the model's own answers to the forget prompts.
         refusal: mean probability of as many tokens of a refusal.
-        redirected: share of the forget prompts at which the refusal is the likelier of the two.
+        redirected: share of the forget prompts at which the refusal is the likelier of the two or the own answer gone.
         retain_divergence: KL(original || edited) on held-out retain prompts, nats per token; None where a weaker edit
             redirects already, or none at this layer does.
     """
@@ -77,7 +80,7 @@ class Bench:
         self._retain = cache(loaded.model, sites, retained) if retained else []
 
     def forget(self, site: Site, solution: Solution, strength: float) -> tuple[float, float, float]:
-        """Mean probability of the own answers and of the refusals, and the share at which the refusal is likelier."""
+        """Mean probability of the own answers and of the refusals, and the share of prompts that are redirected."""
         logs = torch.zeros(2 * self.compared, dtype=torch.float64)
         for batch in self._forget:
             logits = resumed_logits(self.model, site, batch, solution, strength)
@@ -87,7 +90,8 @@ class Bench:
         if not self.compared:
             return 0.0, 0.0, 0.0
         own, refusal = logs[0::2], logs[1::2]
-        return float(own.exp().mean()), float(refusal.exp().mean()), float((refusal > own).double().mean())
+        redirected = (refusal > own) | (own < math.log(GONE))
+        return float(own.exp().mean()), float(refusal.exp().mean()), float(redirected.double().mean())
 
     def divergence(self, site: Site, changes: Sequence[tuple[Solution, float]]) -> list[float]:
         """KL(original || edited) per token of the retained answers, nats, for each change with its strength."""
