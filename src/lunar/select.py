@@ -90,7 +90,7 @@ def choose(
 
     with work.stage("profile"):
         lines = _profile(work, sites, sets, [*kept, *held], settings, effort)
-    with work.stage("own words"):
+    with work.stage("asking"):
         words = _words(work, forget, reference, settings, effort)
     warnings = [*check_separable(lines, len(forget), len(retain), refuse), *check_words(words, refuse)]
     best = sorted(line.layer for line in ranked(lines)[:most])
@@ -279,7 +279,7 @@ def _words(
     work: Work, forget: Sequence[Record], reference: Sequence[Record], settings: Settings, effort: Effort
 ) -> OwnWords:
     asked = sample(forget, ASKED, settings.seed)
-    words = own_words(work.loaded, asked, reference, settings.seed, progress=work.reporter("own words", 2 * len(asked)))
+    words = own_words(work.loaded, asked, reference, settings.seed, progress=work.reporter("asking", 2 * len(asked)))
     effort.add(words.tokens, effort.layers)
     return words
 
