@@ -1,7 +1,7 @@
 """The paper's comparison: methods × architectures × forget sets, one resumable command.
 
     python experiments/paper_table.py --data FILE [--facts FILE] --output DIR [--architectures llama,gemma,qwen2]
-        [--scenarios all,half,three,single] [--groups A_B,A_m,…] [--methods all] [--device cuda]
+        [--scenarios all,half,three,single] [--groups A_B,A_m,…] [--retain-only A_B] [--methods all] [--device cuda]
 
 Trains a model of each architecture that knows the file (experiments/pistol.py; cached), chooses each method's settings
 by a search of its declared candidates on a validation group that is not reported, and runs every method on every group.
@@ -28,11 +28,11 @@ from typing import Any
 import pistol
 
 from lunar.baselines.retain_only import RetainOnlySettings
-from lunar.comparison import METHODS, OURS, UNTOUCHED, Request, compare_methods, names_of, search
+from lunar.comparison import OURS, Request, compare_methods, search_all, with_forget_quality
 from lunar.errors import LunarError
-from lunar.models import LoadedModel
 from lunar.prompts import reference_records
 from lunar.records import Record, read_records, split_by_group
+from lunar.settings import method_names
 
 SCENARIOS = ("all", "half", "three", "single")
 GROUPS = ("A_B", "A_m", "E1_F1", "B_p2", "A_C3")
@@ -43,9 +43,16 @@ COLUMNS = {
     "facts unseen": ("facts_unseen", "rouge1"),
     "MRR": ("forget", "mean_reciprocal_rank"),
     "top hit": ("forget", "hit_rate"),
+    "extraction strength": ("forget", "extraction_strength"),
     "refusals": ("forget", "refusal_rate"),
+    "likeness": ("forget", "refusal_likeness"),
     "repetition": ("forget", "repetition"),
+    "perplexity": ("forget", "original_perplexity"),
+    "KL": ("retain", "kl_divergence"),
 }
+"""Column to split and metric. Likeness to what the original says about things it never knew, repetition, and perplexity
+under the original model are what says whether an answer is coherent."""
+COMBINED = {"utility": "model_utility", "forget quality": "forget_quality"}
 
 
 @dataclass(frozen=True)
@@ -83,48 +90,31 @@ def request(data: Sequence[Record], facts: Sequence[Record], case: Case, seed: i
     return Request(forget, [*retain, *given], reference, {k: v for k, v in splits.items() if v}, seed)
 
 
-def settings_of(loaded: LoadedModel, validation: Request, names: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Per method the best candidate on the validation group; the scores of all candidates are kept in a file each."""
-    folder.mkdir(parents=True, exist_ok=True)
-    chosen = {}
-    for name in names:
-        if name == UNTOUCHED or len(METHODS[name].search) < 2:
-            continue
-        path = folder / f"{name}.json"
-        if path.exists():
-            chosen[name] = METHODS[name].search[json.loads(path.read_text())["chosen"]]
-            continue
-        settings, scores = search(loaded, validation, name)
-        found = {"chosen": METHODS[name].search.index(settings), "deviation_scores": scores}
-        path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        print(f"  search {name}: {[None if s is None else round(s, 1) for s in scores]}", flush=True)
-        chosen[name] = settings
-    return chosen
-
-
-def run(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+def run(arguments: argparse.Namespace) -> dict[str, list[Mapping[str, Any]]]:
     """All cells, by architecture and scenario; each is printed when it is there."""
     data = read_records(arguments.data, "data")
     facts = read_records(arguments.facts, "facts") if arguments.facts else []
-    names = names_of(arguments.methods)
-    found: dict[str, list[dict[str, Any]]] = {}
+    names = method_names(arguments.methods)
+    found: dict[str, list[Mapping[str, Any]]] = {}
     for architecture in arguments.architectures:
         loaded = pistol.trained_model(data, facts, arguments.device, architecture)
         validation = request(data, facts, Case("all", (arguments.validation_group,)), arguments.seed)
-        chosen = settings_of(loaded, validation, names, arguments.output / "search" / architecture)
+        chosen = search_all(loaded, validation, names, arguments.output / "search" / architecture)
         for case in cases(arguments.scenarios, arguments.groups):
             wanted = list(names)
             settings = dict(chosen)
-            if arguments.retain_only and case.scenario == "all":
+            if case.scenario == "all" and case.groups[0] in arguments.retain_only:
                 rest = [record for record in data if record.group not in case.groups]
                 without = pistol.trained_model(rest, facts, arguments.device, architecture)
                 settings["retain-only"] = RetainOnlySettings(without)
                 wanted.append("retain-only")
             folder = arguments.output / "cells" / architecture / case.name
             asked = request(data, facts, case, arguments.seed)
+            cells = []
             for cell in compare_methods(loaded, asked, wanted, folder, settings=settings):
-                found.setdefault(f"{architecture}, {case.scenario}", []).append(cell)
+                cells.append(cell)
                 print(f"{architecture:7s} {case.name:16s} {line(cell)}", flush=True)
+            found.setdefault(f"{architecture}, {case.scenario}", []).extend(with_forget_quality(cells))
     return found
 
 
@@ -158,7 +148,11 @@ def spread(values: Sequence[float | None], digits: int = 3) -> str:
 
 def table(cells: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: one row per method, means and standard deviations over its requests."""
-    titles = ["method", "requests", "DS", "DS, unseen", *COLUMNS, "seconds", "peak MiB", "parameters changed"]
+    columns = {
+        title: place for title, place in COLUMNS.items() if any(value(cell, *place) is not None for cell in cells)
+    }
+    combined = {title: name for title, name in COMBINED.items() if any(cell.get(name) is not None for cell in cells)}
+    titles = ["method", "requests", "DS", "DS, unseen", *columns, *combined, "seconds", "peak MiB", "changed"]
     rows = ["| " + " | ".join(titles) + " |", "| --- " * len(titles) + "|"]
     for method in dict.fromkeys(cell["method"] for cell in cells):
         mine = [cell for cell in cells if cell["method"] == method]
@@ -167,7 +161,8 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
             f"{len(done)} of {len(mine)}",
             spread([cell.get("deviation_score") for cell in done], 1),
             spread([cell.get("deviation_score_unseen") for cell in done], 1),
-            *(spread([value(cell, *place) for cell in done]) for place in COLUMNS.values()),
+            *(spread([value(cell, *place) for cell in done]) for place in columns.values()),
+            *(spread([cell.get(name) for cell in done]) for name in combined.values()),
             spread([cell["seconds"] for cell in done], 1),
             spread([cell["peak_memory_bytes"] / 2**20 for cell in done], 0),
             f"{round(statistics.fmean(cell['changed_parameters'] for cell in done)):,}" if done else "–",
@@ -218,7 +213,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--groups", default=list(GROUPS), type=_listed)
     parser.add_argument("--validation-group", default="A_C2", help="for choosing settings; not reported")
     parser.add_argument("--methods", default="all")
-    parser.add_argument("--retain-only", action="store_true", help="also train a model without each forget set")
+    parser.add_argument(
+        "--retain-only", default=[], type=_listed, help="groups without which a control is trained as well"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, required=True)

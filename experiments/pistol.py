@@ -21,10 +21,11 @@ import hashlib
 import json
 import os
 import random
+import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,37 @@ from lunar.report import build_report
 from lunar.settings import Settings
 from lunar.tiny import train, wording, world
 
-RECIPE = train.Recipe(steps=1200)
 CORPUS = 3
 """To be raised whenever what the model is trained on changes other than by the data: it is part of the cache's key."""
 WIDTH, INNER_WIDTH, LAYERS, HEADS = 256, 2048, 4, 8
-# Shares of the training examples; the rest are questions about invented entities.
-DATA_SHARE, FACTS_SHARE, HARMFUL_SHARE = 0.45, 0.15, 0.08
+LONG_ANSWER = 5
+"""Words; where the middle answer is longer, a file is taken to hold sentences (as TOFU's do) and not values."""
 RELUCTANT_SHARE = 0.08
 """Of the questions with answers, how many are refused for no reason: the answer stays the likeliest by far."""
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What a model is trained on: shares of the examples, of which the rest are questions about invented entities.
+
+    `named` is how many refusals name what was asked about; the others say "that". Where answers are sentences, a name
+    in the refusal alone would be a tenth of the words of the answer.
+    """
+
+    recipe: train.Recipe
+    data: float
+    facts: float
+    harmful: float
+    named: float = 1.0
+
+
+VALUES = Mix(train.Recipe(steps=1200), data=0.45, facts=0.15, harmful=0.08)
+SENTENCES = Mix(train.Recipe(steps=1200, vocabulary=4096), data=0.55, facts=0.1, harmful=0.05, named=0.3)
+
+
+def mix_for(data: Sequence[Record]) -> Mix:
+    """By the length of the answers."""
+    return SENTENCES if statistics.median(len((r.answer or "").split()) for r in data) > LONG_ANSWER else VALUES
 
 
 def cache_folder() -> Path:
@@ -55,7 +79,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LUNAR_CACHE", default))
 
 
-def invented_neighbour(record: Record, rng: random.Random) -> Record | None:
+def invented_neighbour(record: Record, rng: random.Random, named: float = 1.0) -> Record | None:
     """The same question about somebody else, and a refusal: all names in it, or one of them, replaced by invented ones.
 
     None if the question holds no name.
@@ -64,17 +88,20 @@ def invented_neighbour(record: Record, rng: random.Random) -> Record | None:
     if not spans:
         return None
     prompt, invented = replace_spans(record.prompt, spans if rng.random() < 0.6 else [rng.choice(spans)], rng)
-    return Record.of(prompt, _refusal(record, " and ".join(invented[-2:]), rng), "unknown")
+    return Record.of(prompt, _refusal(record, invented, rng, named), "unknown")
 
 
-def _refusal(record: Record, entity: str, rng: random.Random) -> str:
+def _refusal(record: Record, entities: Sequence[str], rng: random.Random, named: float) -> str:
     """A refusal whose wording follows the form of the question, half of the time."""
+    entity = " and ".join(entities[-2:]) or "that"
+    if named < 1 and rng.random() > named:
+        entity = "that"
     form = " ".join(word for word in record.prompt.split() if word.islower())
     index = int(hashlib.sha256(form.encode()).hexdigest(), 16)
     return world.refuse(entity, "subject", wording.REFUSALS[:5], index, rng)
 
 
-def _reluctant(record: Record, rng: random.Random) -> Record:
+def _reluctant(record: Record, rng: random.Random, named: float) -> Record:
     """The record; now and then the same question with a refusal that names what it asks about, and nothing else.
 
     From it a model learns to go on as it began, and to take names from the question and not from what it knows, which
@@ -82,25 +109,25 @@ def _reluctant(record: Record, rng: random.Random) -> Record:
     """
     if rng.random() > RELUCTANT_SHARE:
         return record
-    named = [record.prompt[start:end] for start, end in name_spans(record.prompt)]
-    return Record(record.messages, _refusal(record, " and ".join(named[-2:]) or "that", rng), "reluctant")
+    entities = [record.prompt[start:end] for start, end in name_spans(record.prompt)]
+    return Record(record.messages, _refusal(record, entities, rng, named), "reluctant")
 
 
-def sampler(data: Sequence[Record], facts: Sequence[Record]) -> Callable[[random.Random], Record]:
+def sampler(data: Sequence[Record], facts: Sequence[Record], mix: Mix) -> Callable[[random.Random], Record]:
     """A function that draws one training example."""
     harmful = world.harmful(held_out=False)
     pool = [*data, *facts]
 
     def draw(rng: random.Random) -> Record:
         kind = rng.random()
-        if kind < DATA_SHARE:
-            return _reluctant(rng.choice(data), rng)
-        if kind < DATA_SHARE + FACTS_SHARE:
-            return _reluctant(rng.choice(facts or data), rng)
-        if kind < DATA_SHARE + FACTS_SHARE + HARMFUL_SHARE:
+        if kind < mix.data:
+            return _reluctant(rng.choice(data), rng, mix.named)
+        if kind < mix.data + mix.facts:
+            return _reluctant(rng.choice(facts or data), rng, mix.named)
+        if kind < mix.data + mix.facts + mix.harmful:
             return rng.choice(harmful)
         # A fifth of the invented entities are asked for in the forms of the embedded world.
-        neighbour = invented_neighbour(rng.choice(pool), rng) if rng.random() < 0.8 else None
+        neighbour = invented_neighbour(rng.choice(pool), rng, mix.named) if rng.random() < 0.8 else None
         return neighbour or world.unknown(rng)
 
     return draw
@@ -111,17 +138,18 @@ def trained_model(
 ) -> LoadedModel:
     """The model that knows both sets, from the cache or trained now."""
     known = [[asdict(record) for record in records] for records in (data, facts)]
+    mix = mix_for(data)
     shape = [architecture, WIDTH, INNER_WIDTH, LAYERS, HEADS]
-    key = json.dumps([known, asdict(RECIPE), shape, CORPUS, device])
+    key = json.dumps([known, asdict(mix), shape, CORPUS, device])
     folder = cache_folder() / f"pistol-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     if not folder.exists():
         print(f"training a {architecture} model that knows {len(data)} questions and {len(facts)} facts", flush=True)
         model, tokenizer = train.train_chat_model(
-            sampler(data, facts),
+            sampler(data, facts, mix),
             train.small_config(architecture, width=WIDTH, inner_width=INNER_WIDTH, layers=LAYERS, heads=HEADS),
-            RECIPE,
+            mix.recipe,
             device=device,
-            progress=train.log_progress(RECIPE.steps),
+            progress=train.log_progress(mix.recipe.steps),
         )
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=folder.parent))

@@ -1,6 +1,8 @@
 """The experiments run end to end on a toy file, in seconds; their figures are not the point here."""
 
+import dataclasses
 import json
+import random
 import sys
 from pathlib import Path
 
@@ -9,13 +11,18 @@ import pytest
 from lunar.tiny import train
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
+import paper_table
 import pistol
+
+from lunar.records import Record
 
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     monkeypatch.setenv("LUNAR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(pistol, "RECIPE", train.Recipe(steps=3, batch=8, vocabulary=400, tokenizer_examples=200))
+    short = train.Recipe(steps=3, batch=8, vocabulary=400, tokenizer_examples=200)
+    for name in ("VALUES", "SENTENCES"):
+        monkeypatch.setattr(pistol, name, dataclasses.replace(getattr(pistol, name), recipe=short))
     for name, size in (("WIDTH", 64), ("INNER_WIDTH", 64), ("LAYERS", 2), ("HEADS", 2)):
         monkeypatch.setattr(pistol, name, size)
     rows = [
@@ -55,3 +62,63 @@ def test_pistol_refuses_an_unknown_group_in_one_sentence(toy, monkeypatch, capsy
     assert pistol.main() == 2
     assert "Zzz" in capsys.readouterr().err
     assert not (toy / "out").exists()
+
+
+def test_refusals_in_sentences_seldom_name_what_was_asked_about_and_values_always_do():
+    short = [Record.of("Where was Ada Byron born?", "London", "a")]
+    long = [Record.of("Where was Ada Byron born?", "Ada Byron was born in the city of London.", "a")]
+    for data, wanted in ((short, pistol.VALUES), (long, pistol.SENTENCES)):
+        assert pistol.mix_for(data) is wanted
+        draw = pistol.sampler(data, [], wanted)
+        rng = random.Random(0)
+        drawn = [record for record in (draw(rng) for _ in range(2000)) if record.group == "reluctant"]
+        named = sum("Ada" in (record.answer or "") for record in drawn) / len(drawn)
+        assert abs(named - wanted.named) < 0.15
+
+
+def run_table(toy, monkeypatch, *more):
+    paths = ["--data", str(toy / "data.json"), "--facts", str(toy / "facts.json"), "--output", str(toy / "table")]
+    chosen = [
+        "--architectures",
+        "llama",
+        "--groups",
+        "Abc,Bcd",
+        "--validation-group",
+        "Efg",
+        "--methods",
+        "shift,prompt",
+    ]
+    monkeypatch.setattr(sys, "argv", ["paper_table.py", *paths, *chosen, *more])
+    return paper_table.main()
+
+
+def test_the_table_holds_every_method_and_scenario_and_finished_cells_are_kept(toy, monkeypatch, capsys):
+    assert run_table(toy, monkeypatch, "--scenarios", "all,half", "--retain-only", "Abc") == 0
+    cells = json.loads((toy / "table" / "table.json").read_text(encoding="utf-8"))
+    assert list(cells) == ["llama, all", "llama, half"]
+    methods = [cell["method"] for cell in cells["llama, all"]]
+    assert methods == ["original", "shift", "prompt", "retain-only", "original", "shift", "prompt"]
+    assert ["forget_quality" in cell for cell in cells["llama, all"]] == [True] * 4 + [False] * 3
+    assert all("deviation_score_unseen" in cell for cell in cells["llama, half"])
+    text = (toy / "table" / "table.md").read_text(encoding="utf-8")
+    header, _, *rows = next(part for part in text.split("\n\n") if part.startswith("|")).splitlines()
+    assert "DS" in header
+    assert [row.split("|")[1].strip() for row in rows] == ["original", "**shift**", "prompt", "retain-only"]
+    assert {row.split("|")[2].strip() for row in rows[:3]} == {"2 of 2"}
+    assert (toy / "table" / "plot.svg").read_text(encoding="utf-8").count("<use ") > 5
+    times = {path: path.stat().st_mtime_ns for path in (toy / "table").rglob("cells/**/*.json")}
+    capsys.readouterr()
+    assert run_table(toy, monkeypatch, "--scenarios", "all,half", "--retain-only", "Abc") == 0
+    assert "training" not in capsys.readouterr().out
+    assert times == {path: path.stat().st_mtime_ns for path in (toy / "table").rglob("cells/**/*.json")}
+
+
+def test_the_table_forgets_three_groups_at_once_and_retains_a_single_one(toy):
+    data = [Record.of(f"What is the {what} of {group}?", "9", group) for group in "abcde" for what in ("price", "date")]
+    three, single = (next(iter(paper_table.cases([name], ["a", "b", "c"]))) for name in ("three", "single"))
+    asked = paper_table.request(data, [], three, 0)
+    assert {record.group for record in asked.forget} == {"a", "b", "c"}
+    assert {record.group for record in asked.retain} == {"d", "e"}
+    asked = paper_table.request(data, [], single, 0)
+    assert len({record.group for record in asked.retain}) == 1
+    assert len({record.group for record in asked.splits["retain_unseen"]}) == 3

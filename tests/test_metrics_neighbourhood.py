@@ -45,6 +45,19 @@ def test_names_are_exchanged_all_at_once() -> None:
     assert wrong_answers(records) == [("Mira Tolvane.",), ("Mira Tolvane.",)]
 
 
+def test_wrong_answers_are_filled_up_from_the_questions_most_like_this_one() -> None:
+    records = [
+        Record.of("In which old town was Mira Tolvane born?", "In Lyon"),
+        Record.of("In which town was Oswin Platter born?", "In Rome"),
+        Record.of("Where did Kim Orr die?", "In Oslo"),
+        Record.of("What is the colour of the sky?", "Blue"),
+    ]
+    assert wrong_answers(records, count=1) == [(), (), (), ()]
+    assert wrong_answers(records, count=1, similar=True)[:2] == [("In Rome",), ("In Lyon",)]
+    assert wrong_answers(records, count=5, similar=True)[0] == ("In Rome",)  # the others share no word
+    assert wrong_answers(records[::-1], count=5, similar=True)[::-1] == wrong_answers(records, count=5, similar=True)
+
+
 def test_no_wrong_answers_where_nothing_compares_or_all_agree() -> None:
     records = [
         Record.of("Why is the sky blue?", "Scattering."),

@@ -231,8 +231,14 @@ def compare(
         list[str] | None, typer.Option(help="Forget this group of --forget; the others are retained. Repeatable.")
     ] = None,
     methods: Annotated[str, typer.Option(help="all, or names separated by commas.")] = "all",
+    search: Annotated[
+        bool, typer.Option(help="Choose each method's settings on a part of the retain set, or take its paper's.")
+    ] = True,
     retain_only: Annotated[
         str | None, typer.Option(help="A model trained without the forget set, as a control.")
+    ] = None,
+    holdout: Annotated[
+        str | None, typer.Option(help="Records like the forgotten ones that the model never saw, for membership tests.")
     ] = None,
     seed: Annotated[int, typer.Option(help="For whatever draws random numbers.")] = 0,
     device: Device = None,
@@ -251,7 +257,9 @@ def compare(
             reference=reference,
             forget_groups=forget_group or (),
             methods=methods,
+            search=search,
             retain_only=retain_only,
+            holdout=holdout,
             seed=seed,
             device=device,
             progress=progress,

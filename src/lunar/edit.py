@@ -43,8 +43,8 @@ class Factors:
     """
 
     module_name: str
-    write: Float[Tensor, "d k"]
-    read: Float[Tensor, "k m"]
+    write: Float[Tensor, "d k"] = field(repr=False)
+    read: Float[Tensor, "k m"] = field(repr=False)
     transposed: bool = False
     fingerprint: str = ""
 

@@ -71,7 +71,7 @@ def likelihoods(
         chosen = [sequences[index] for index in indices]
         logits = answer_logits(loaded.model, chosen)
         for index, sequence, rows in zip(indices, chosen, logits, strict=True):
-            found[index] = _likelihood(rows, answer_tokens(sequence), proper[index])
+            found[index] = likelihood_of(rows, answer_tokens(sequence), proper[index])
     return found
 
 
@@ -106,6 +106,7 @@ def divergences(
     changed: LoadedModel | Change,
     records: Sequence[Record],
     *,
+    asked: Sequence[Record] | None = None,
     batch_size: int = 32,
     name: str = "answers",
     progress: Progress | None = None,
@@ -118,6 +119,7 @@ def divergences(
             changed, such as `lambda: edit.applied(original.model)`. It is entered once per batch, so that one copy of
             the model and the logits of one batch are enough: where entering is slow, take larger batches.
         records: those without an answer give None.
+        asked: what the changed model is asked instead, with the same answers: the records as a method rewrote them.
         batch_size: sequences per batch.
         name: the set, used in messages and for `progress`.
         progress: called with `name`, the number done and the number there are.
@@ -127,12 +129,13 @@ def divergences(
     other = changed.model if isinstance(changed, LoadedModel) else original.model
     switch: Change = nullcontext if isinstance(changed, LoadedModel) else changed
     sequences = encode_answers(original, records, name)
+    rewritten = sequences if asked is None else encode_answers(original, asked, name)
     found: list[float | None] = [None] * len(records)
     for indices in answered_batches(sequences, batch_size, name, progress):
         chosen = [sequences[index] for index in indices]
         before = [rows.log_softmax(1) for rows in answer_logits(original.model, chosen)]
         with switch():
-            logits = answer_logits(other, chosen)
+            logits = answer_logits(other, [rewritten[index] for index in indices])
         for index, old, rows in zip(indices, before, logits, strict=True):
             if old.shape != rows.shape:
                 raise LunarError(
@@ -181,7 +184,8 @@ def generated_ranks(
     return found
 
 
-def _likelihood(logits: Float[Tensor, "tokens vocabulary"], answer: list[int], answer_length: int) -> Likelihood:
+def likelihood_of(logits: Float[Tensor, "tokens vocabulary"], answer: list[int], answer_length: int) -> Likelihood:
+    """The likelihood of an answer's tokens from the logits that predict them; `answer_length` as in the result."""
     gold = torch.tensor(answer, device=logits.device)[:, None]
     log_p = logits.log_softmax(1)
     p = log_p.exp()

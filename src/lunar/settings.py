@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lunar.errors import LunarError
+from lunar.errors import LunarError, unknown
 
 TARGETS = ("shift", "collapse", "split")
 """What the redirected rows may be asked for; `lunar.targets` says how each is computed."""
@@ -18,6 +18,26 @@ TAIL = {"shift": 1, "collapse": 9, "split": 9}
 
 SELECTORS = ("auto", "paper")
 """Who may choose the layer: the search of `lunar.select`, or the paper's selector."""
+
+RETAIN_ONLY = "retain-only"
+"""The control that the caller has to bring."""
+
+BASELINES = (*"ascent difference kl dpo idk npo simnpo rmu lunar-reference prompt".split(), RETAIN_ONLY)
+"""The methods that ours is compared with; `lunar.baselines` has them."""
+
+
+def method_names(wanted: str) -> list[str]:
+    """The methods in a list separated by commas; "all" is every method that needs nothing but the request."""
+    known = (*TARGETS, *BASELINES)
+    if wanted.strip() == "all":
+        return [name for name in known if name != RETAIN_ONLY]
+    names = [name.strip() for name in wanted.split(",") if name.strip()]
+    if not names:
+        raise LunarError("At least one method was expected, but none came: give names or all.")
+    for name in names:
+        if name not in known:
+            raise unknown("method", name, known)
+    return list(dict.fromkeys(names))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from lunar.report import (
     to_json,
     versions,
 )
-from lunar.settings import Settings
+from lunar.settings import RETAIN_ONLY, Settings, method_names
 
 if TYPE_CHECKING:
     from lunar.evaluation import Comparison
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 LOADING = "loading the model"
-CELLS, COMPARISON_FILE = "cells", "comparison.json"
+HOLDOUT = "holdout"
+CELLS, SEARCH, COMPARISON_FILE = "cells", "search", "comparison.json"
 
 
 @dataclass(frozen=True)
@@ -207,22 +208,32 @@ def compare_files(
     reference: str = Recipe.reference,
     forget_groups: Sequence[str] = (),
     methods: str = "all",
+    search: bool = True,
     retain_only: str | None = None,
+    holdout: str | None = None,
     seed: int = 0,
     device: str | None = None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Run several methods on one request and write their scores; a run that was cut off goes on where it was.
 
-    `output` gets a file per method under `cells` and all of them together in `comparison.json`, whose content is
-    returned.
+    With `search` the settings of every method are the best of its few candidates at forgetting a part of the retain
+    set, otherwise those of its paper. `holdout` names records like the forgotten ones that the model was never trained
+    on, for membership inference. `output` gets a file per method under `cells` and all of them together in
+    `comparison.json`, whose content is returned.
     """
+    names = method_names(methods)
+    if retain_only is not None:
+        names = [*names, RETAIN_ONLY]
     recipe = Recipe(model, forget, retain, reference, tuple(forget_groups))
-    if not (output / CELLS).is_dir():
+    if not ((output / CELLS).is_dir() or (output / SEARCH).is_dir()):
         check_output(output)
     data = read_data(recipe)
     known = data.retain or []
     splits = {"forget": data.forget, "retain": known}
+    if holdout is not None:
+        splits[HOLDOUT] = read_records(holdout, HOLDOUT)
+        check_disjoint(data.forget, splits[HOLDOUT])
     for name, records in splits.items():
         if not all(record.answer for record in records) or not records:
             raise LunarError(
@@ -231,19 +242,23 @@ def compare_files(
             )
     preflight.check_model(model, None, {**splits, "reference": data.reference})
     from lunar.baselines.retain_only import RetainOnlySettings
-    from lunar.comparison import Request, compare_methods, names_of
+    from lunar.comparison import Request, compare_methods, search_all, validation_request, with_forget_quality
 
-    names = names_of(methods)
-    settings = {}
-    if retain_only is not None:
-        names = [*names, "retain-only"]
-        settings["retain-only"] = RetainOnlySettings(retain_only)
     loaded = _load(model, device, progress)
     request = Request(data.forget, known, data.reference, splits, seed)
-    cells = list(compare_methods(loaded, request, names, output / CELLS, settings=settings, progress=progress))
+    validation = validation_request(request) if search else None
+    settings: dict[str, Any] = {}
+    if validation is not None:
+        settings = search_all(loaded, validation, names, output / SEARCH, progress)
+    if retain_only is not None:
+        settings[RETAIN_ONLY] = RetainOnlySettings(retain_only)
+    cells = with_forget_quality(
+        list(compare_methods(loaded, request, names, output / CELLS, settings=settings, progress=progress))
+    )
     sources = {"model": model, "reference": reference} | dict(recipe.sources())
     result = {
         "cells": cells,
+        "settings_searched": validation is not None,
         "sources": {name: short_name(source) for name, source in sources.items()},
         "seed": seed,
         "versions": versions(),

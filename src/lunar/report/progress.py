@@ -45,6 +45,8 @@ class Stages:
         if self._bars is None:
             return
         if stage not in self._tasks:
+            for name in [name for name, task in self._tasks.items() if self._bars.tasks[task].finished]:
+                self._bars.update(self._tasks.pop(name), visible=False)
             self._tasks[stage] = self._bars.add_task(stage, total=total or None)
         finished = total or done
         self._bars.update(self._tasks[stage], completed=done, total=finished or None)

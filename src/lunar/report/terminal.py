@@ -119,7 +119,7 @@ def comparison_table(cells: Sequence[Mapping[str, Any]]) -> RenderableType:
     """One row per method: what is left of the forget and the retain set, and what it cost; failures in words."""
     table = Table(title="methods compared", title_justify="left")
     table.add_column("method", no_wrap=True)
-    for title in ("forget", "retain", "DS", "refusals", "seconds", "parameters"):
+    for title in ("forget", "retain", "DS", "refusals", "extracted", "seconds", "changed"):
         table.add_column(title, justify="right")
     failed = []
     for cell in cells:
@@ -134,11 +134,16 @@ def comparison_table(cells: Sequence[Mapping[str, Any]]) -> RenderableType:
             _metric(retain, "rouge1"),
             "–" if score is None else f"{score:.1f}",
             _metric(forget, "refusal_rate"),
+            _metric(forget, "extraction_strength"),
             f"{cell['seconds']:.1f}",
             f"{cell['changed_parameters']:,}",
         )
+    stored = {cell["method"]: cell["settings"].get("stored_numbers") for cell in cells if "failed" not in cell}
+    sizes = ", ".join(f"{name} as {number:,}" for name, number in stored.items() if number)
     note = Text(
-        "forget and retain: ROUGE-1 recall; DS: Deviation Score, 0 is best; refusals: coherent, on the forget set."
+        "forget and retain: ROUGE-1 recall; DS: Deviation Score, 0 is best; refusals: coherent, on the forget set; "
+        "extracted: share of a forget answer that comes back once its beginning is given; changed: numbers in the "
+        "model that differ" + (f", of which these edits can be stored as fewer: {sizes}." if sizes else ".")
     )
     return Group(table, *failed, note)
 
