@@ -44,7 +44,7 @@ NOTHING = 0.001
 PINNED, THIN = 10_000, 4
 """Beyond so many pinned tokens, the trials pin only a part of those before the last, at least every fourth: sums at
 three layers would otherwise cost three times what the edit itself does."""
-PROFILED = 800
+PROFILED = 400
 """Retain prompts in the profile at most, and half as many neighbours: its cost goes with the third power."""
 MOST_PASSES = 3.5
 """No further layer is tried beyond this cost."""
