@@ -11,15 +11,17 @@ from lunar import select
 from lunar.choice import Choice, Effort
 from lunar.errors import LunarError
 from lunar.feasible import check_separable, check_words
+from lunar.holdout import hold_out
 from lunar.method import unlearn
 from lunar.models import find_sites, load_model
 from lunar.own_words import OwnWords, exchange
 from lunar.profile import LayerProfile, ranked
 from lunar.records import Record
-from lunar.select import choose, hold_out, judge, ordered
+from lunar.select import choose
 from lunar.settings import Settings
 from lunar.tiny import world
 from lunar.trials import Trial
+from lunar.verdict import judge, ordered
 
 FORGET = [Record.of(f"where is word{number} ?") for number in range(11, 17)]
 RETAIN = [Record.of(f"who works in word{number} ?", f"word{number + 1} .") for number in range(20, 32)]

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lunar.profile import LayerProfile
-from lunar.select_paper import AnswerLikeness
 from lunar.trials import Trial
 
 
@@ -27,6 +26,26 @@ class Confirmation:
     declined: float
     kept: float
     passed: bool
+
+
+@dataclass(frozen=True)
+class AnswerLikeness:
+    """One layer's line.
+
+    Attributes:
+        layer: whose activations were moved.
+        ignorance: mean likeness of the answers to an expression of ignorance about the question, 0 to 1.
+        unrelated: mean likeness to an unrelated refusal, 0 to 1.
+    """
+
+    layer: int
+    ignorance: float
+    unrelated: float
+
+    @property
+    def score(self) -> float:
+        """What the paper chooses by."""
+        return self.ignorance - self.unrelated
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lunar import targets
-from lunar.activations import Captured, capture_layers, join
+from lunar.activations import Captured, capture_layers, join, writes_directly
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
-from lunar.models import LoadedModel, Site, context_length
+from lunar.models import LoadedModel, Site, context_length, find_sites
 from lunar.moments import Moments, ReferenceMean
 from lunar.prompts import TokenSequence, encode_all
 from lunar.records import Record
@@ -107,6 +107,10 @@ class Work:
         length = context_length(self.loaded.model)
         return encode_all(self.loaded.tokenizer, records, with_answer=with_answer, context_length=length, name=name)
 
+    def tokens(self, records: Sequence[Record]) -> int:
+        """How many tokens the records have, with their answers."""
+        return sum(len(sequence.tokens) for sequence in self.encode("questions", records, with_answer=True))
+
     def capture(
         self, name: str, sites: Sequence[Site], records: Sequence[Record], *, with_answer: bool
     ) -> Iterator[dict[int, Captured]]:
@@ -116,6 +120,22 @@ class Work:
         report = self.reporter(name, len(sequences))
         for batch in capture_layers(self.loaded.model, sites, sequences, pad_token_id=padding, progress=report):
             yield {layer: rows.cpu() for layer, rows in batch.items()}
+
+
+def editable(loaded: LoadedModel) -> tuple[Site, ...]:
+    """The sites of all layers; refused where a change of them would not reach the layers' outputs as it is."""
+    sites = find_sites(loaded.model)
+    check_direct(loaded, sites[0])
+    return sites
+
+
+def check_direct(loaded: LoadedModel, site: Site) -> None:
+    """Raise LunarError where a change of the site's matrix would not reach the layer's output as it is."""
+    if not writes_directly(loaded.model, site):
+        raise LunarError(
+            f"{site.module_name} was expected to write straight to the residual stream, but its layer rescales what it "
+            "writes (as Gemma 2 and OLMo 2 do): such models cannot be edited yet."
+        )
 
 
 def tail_of(settings: Settings) -> int:

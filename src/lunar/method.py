@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from lunar.choice import Choice
-from lunar.collect import Progress, Sets, Work, collect, edit_of, tail_of
+from lunar.collect import Progress, Sets, Work, check_direct, collect, edit_of, tail_of
 from lunar.edit import Edit
 from lunar.errors import LunarError
 from lunar.models import LoadedModel, Site, site_at
 from lunar.neighbours import neighbours
 from lunar.prompts import default_retain_records, reference_records
 from lunar.records import Record, check_disjoint
-from lunar.select import check_direct, choose
+from lunar.select import choose
 from lunar.settings import Settings
 from lunar.solve import Gate
 

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lunar.choice import AnswerLikeness, Choice, Effort
+from lunar.collect import Work, editable
 from lunar.metrics.rouge import scorer
 from lunar.models import LoadedModel, Site
 from lunar.neighbours import name_spans
-from lunar.own_words import answer
+from lunar.own_words import answer, sample
+from lunar.profile import last_rows
 from lunar.records import Record
+from lunar.settings import Settings
 
 IGNORANCE = (
     "I apologize, but I don't have information about {}.",
@@ -30,6 +33,8 @@ IGNORANCE = (
     "I have no record of {}.",
 )
 """What an answer should be like; the names that the question asks about stand in it."""
+ASKED = 24
+"""Forget prompts asked at most, at every layer."""
 UNRELATED = (
     "I can't help with that request.",
     "I'm sorry, but I cannot assist with anything harmful or illegal.",
@@ -38,24 +43,37 @@ UNRELATED = (
 """What it should not be like: refusals that pay no heed to the question."""
 
 
-@dataclass(frozen=True)
-class AnswerLikeness:
-    """One layer's line.
-
-    Attributes:
-        layer: whose activations were moved.
-        ignorance: mean likeness of the answers to an expression of ignorance about the question, 0 to 1.
-        unrelated: mean likeness to an unrelated refusal, 0 to 1.
-    """
-
-    layer: int
-    ignorance: float
-    unrelated: float
-
-    @property
-    def score(self) -> float:
-        """What the paper chooses by."""
-        return self.ignorance - self.unrelated
+def choose_by_answers(
+    loaded: LoadedModel, forget: Sequence[Record], reference: Sequence[Record], settings: Settings, work: Work
+) -> Choice:
+    """The layer that the paper's selector takes, at the settings' strength, or 1; raises as `unlearn` does."""
+    sites = editable(loaded)
+    strength = 1.0 if settings.strength is None else settings.strength
+    effort = Effort(sum(work.tokens(group) for group in (forget, reference)), len(sites))
+    encoded = {
+        "forget": work.encode("forget", forget, with_answer=False),
+        "reference": work.encode("reference", reference, with_answer=False),
+    }
+    with work.stage("profile"):
+        prompts = [*encoded["forget"], *encoded["reference"]]
+        rows = last_rows(loaded, sites, prompts, work.reporter("profile", len(prompts)))
+        effort.add(sum(len(one.tokens) for one in prompts), len(sites))
+    directions = {
+        layer: residual[len(forget) :].double().mean(0) - residual[: len(forget)].double().mean(0)
+        for layer, (_, residual) in rows.items()
+    }
+    with work.stage("trials"):
+        asked = sample(forget, ASKED, settings.seed)
+        likeness, tokens = listen(
+            loaded, sites, directions, asked, strength, progress=work.reporter("trials", len(sites))
+        )
+        effort.add(tokens, len(sites))
+    best = max(likeness, key=lambda line: (round(line.score, 3), -line.layer))
+    text = (
+        f"Layer {best.layer}, by the paper's selector: with its activations moved, answers are like an expression of "
+        f"ignorance by {best.ignorance:.2f} and like an unrelated refusal by {best.unrelated:.2f}."
+    )
+    return Choice("paper", best.layer, strength, text, likeness=likeness, passes=effort.spent)
 
 
 def listen(
