@@ -50,7 +50,7 @@ def draw(choice: Mapping[str, Any], path: Path) -> None:
         upper.set_ylabel("share")
         lower.plot(layers, [trial["retain_divergence"] for trial in tried], "s", color="tab:red")
         lower.set_ylabel("retain KL (nats per token)")
-        lower.set_ylim(bottom=0)
+        lower.set_ylim(0, 1.15 * max([1e-6, *(trial["retain_divergence"] for trial in tried)]))
         lower.set_xlabel("decoder layer")
         lower.xaxis.get_major_locator().set_params(integer=True)
         for axes in (upper, lower):
