@@ -12,7 +12,8 @@ def main() -> None:
     asked = [Record.of(f"Can you tell me where {PERSON} was born?"), Record.of("Where was Joren Tolvane born?")]
 
     before = answer_records(loaded, asked)
-    edit = unlearn(loaded, forget, settings=Settings(target="shift")).edit
+    # Without a layer it would be searched for, which takes longer than the edit.
+    edit = unlearn(loaded, forget, settings=Settings(target="shift", layer=0)).edit
     edit.apply(loaded.model)
     after = answer_records(loaded, asked)
     edit.revert(loaded.model)

@@ -193,7 +193,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     splits = {name: records for name, records in splits.items() if records}
 
     loaded = trained_model(data, facts, arguments.device)
-    settings = Settings(target=arguments.target, seed=arguments.seed)
+    settings = Settings(target=arguments.target, layer=arguments.layer, seed=arguments.seed)
     asked = [Record(record.messages) for record in forget]
     found = unlearn(loaded, asked, retain=[*retain, *facts_given], reference=arguments.reference, settings=settings)
     comparisons = evaluation.compare(loaded, found.edit, splits)
@@ -215,6 +215,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
+def layer(text: str) -> int | str:
+    """A layer as `Settings` takes it."""
+    return int(text) if text.lstrip("-").isdecimal() else text
+
+
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -225,6 +230,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--reference", default="unverifiable", help="unverifiable, refusal or a file")
     parser.add_argument("--target", default="shift", choices=("shift", "collapse", "split"))
+    parser.add_argument("--layer", type=layer, default="auto", help="auto (searched for), paper, or a number")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, required=True)

@@ -18,6 +18,7 @@ ORDER = [
     "checkpoints",
     "names",
     "records",
+    "holdout",
     "neighbours",
     "recipe",
     "prompts",
@@ -31,10 +32,20 @@ ORDER = [
     "targets",
     "solve",
     "edit",
+    "metrics",
+    "separation",
+    "profile",
+    "resume",
+    "collect",
+    "own_words",
+    "trials",
+    "feasible",
+    "choice",
+    "verdict",
+    "select_paper",
     "select",
     "method",
     "baselines",
-    "metrics",
     "evaluation",
     "comparison",
     "report",
@@ -45,7 +56,7 @@ ORDER = [
     "__main__",
     "__init__",
 ]
-MATHEMATICS = ("errors", "settings", "moments", "targets", "solve", "edit")
+MATHEMATICS = ("errors", "settings", "moments", "targets", "solve", "edit", "separation")
 FILES = sorted(path for path in SOURCE.rglob("*.py"))
 
 

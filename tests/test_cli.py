@@ -139,6 +139,38 @@ def test_the_tables_name_files_and_the_next_command(here, checkpoint):
     assert SECRET not in result.output
 
 
+def test_inspect_shows_every_layer_and_what_unlearn_would_take(here, checkpoint):
+    model = checkpoint("llama")
+    sets = ("--forget", "forget.jsonl", "--retain", "retain.jsonl", "--reference", "reference.jsonl")
+    report = json.loads(unlearn(model, "--json").stdout)
+    before = tree(here)
+    result = json.loads(run("inspect", model, *sets, "--json").stdout)
+    assert result["choice"] == report["choice"]
+    assert result["choice"]["layer"] == report["matrix"]["layer"] == report["settings"]["layer"]
+    assert result["choice"]["strength"] == report["settings"]["strength"]
+    assert len(result["choice"]["profile"]) == 3
+    assert "word" not in json.dumps(result), "prompts or answers are shown"
+    assert run("inspect", model, *sets, "--quiet").stdout.strip() == str(report["matrix"]["layer"])
+    assert tree(here) == before
+    shown = run("inspect", model, *sets, "--trials", 1, "--plot", "layers.svg")
+    for part in ("separability", "refusal reached", "retain KL", "yes", "–", "layers.svg", "full passes"):
+        assert part in shown.stdout, shown.output
+    assert (here / "layers.svg").read_text().startswith("<?xml")
+    assert_refused(run("inspect", model, *sets, "--plot", "layers.svg"), "new file")
+
+
+def test_a_plot_without_matplotlib_is_one_sentence(here, checkpoint, monkeypatch):
+    monkeypatch.setattr("lunar.report.plot.find_spec", lambda name: None)
+    assert_refused(run("inspect", checkpoint("llama"), "--forget", "forget.jsonl", "--plot", "a.png"), "pip install")
+
+
+def test_the_papers_selector_and_the_reason_are_shown(here, checkpoint):
+    result = unlearn(checkpoint("llama"), "--layer", "paper")
+    assert result.exit_code == 0, result.output
+    assert "paper's selector" in " ".join(result.stdout.split())
+    assert json.loads((here / "edit" / "report.json").read_text())["choice"]["selector"] == "paper"
+
+
 def test_evaluate_and_ask_with_and_without_an_edit(here, checkpoint):
     model = checkpoint("llama")
     report = json.loads(unlearn(model, "--json", "--target", "collapse", "--strength", 3).stdout)
@@ -185,6 +217,7 @@ def make_bad(here: Path, checkpoint: Path) -> dict[str, tuple[list[str], str]]:
         (here / name).write_text(text)
     (here / "full").mkdir()
     (here / "full" / "file").touch()
+    (here / "old.svg").touch()
     (here / "nomodel").mkdir()
     shutil.copytree(checkpoint, here / "nan")
     weights = load_file(here / "nan" / "model.safetensors")
@@ -224,6 +257,11 @@ def make_bad(here: Path, checkpoint: Path) -> dict[str, tuple[list[str], str]]:
         "NaN": (["unlearn", "nan", *sets, *output], "model.norm.weight"),
         "layer": ([*usual, "--layer", "3"], "from -3 to 2"),
         "negative layer": ([*usual, "--layer", "-4"], "from -3 to 2"),
+        "selector": ([*usual, "--layer", "papre"], "auto, paper"),
+        "inspect nobody": (["inspect", "./nowhere", "--forget", "forget.jsonl"], "./nowhere"),
+        "inspect overlap": (["inspect", model, "--forget", "forget.jsonl", "--retain", "all.jsonl"], "overlap"),
+        "plot suffix": (["inspect", model, "--forget", "forget.jsonl", "--plot", "plot.gif"], ".svg"),
+        "old plot": (["inspect", model, "--forget", "forget.jsonl", "--plot", "old.svg"], "new file"),
         "ridge": ([*usual, "--ridge", "-1"], "ridge"),
         "strength": ([*usual, "--strength", "nan"], "strength"),
         "target": ([*usual, "--target", "shit"], "target"),

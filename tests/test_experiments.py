@@ -40,7 +40,8 @@ def toy(tmp_path, monkeypatch):
 
 def arguments(folder, output, *more):
     paths = ["--data", str(folder / "data.json"), "--facts", str(folder / "facts.json"), "--output", str(output)]
-    return ["pistol.py", *paths, "--forget-group", "Abc", *more]
+    # The toy model declines nothing, so that a search for the layer would refuse it.
+    return ["pistol.py", *paths, "--forget-group", "Abc", "--layer", "0", *more]
 
 
 def test_pistol_writes_every_split_and_trains_once(toy, monkeypatch, capsys):
@@ -55,6 +56,13 @@ def test_pistol_writes_every_split_and_trains_once(toy, monkeypatch, capsys):
     assert pistol.main() == 0
     assert "training" not in capsys.readouterr().out
     assert "retain_unseen" not in json.loads((toy / "second" / "results.json").read_text(encoding="utf-8"))["scores"]
+
+
+def test_pistol_refuses_to_search_on_a_model_that_declines_nothing(toy, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [*arguments(toy, toy / "out"), "--layer", "auto"])
+    assert pistol.main() == 2
+    assert "declines only 0% of 24" in capsys.readouterr().err
+    assert not (toy / "out").exists()
 
 
 def test_pistol_refuses_an_unknown_group_in_one_sentence(toy, monkeypatch, capsys):

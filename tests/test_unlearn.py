@@ -138,7 +138,7 @@ def test_a_person_is_forgotten_and_the_others_are_not(tiny, people, target):
         "others": [fact.records(held_out=True)[0] for name in others[::3] for fact in people[name]][::4],
     }
     asked = [Record(record.messages) for record in forget]
-    found = unlearn(tiny, asked, retain=retain, settings=Settings(target=target))
+    found = unlearn(tiny, asked, retain=retain, settings=Settings(target=target, layer=0))
     compared = evaluation.compare(tiny, found.edit, splits)
     forgotten, others_compared = compared["forget"], compared["others"]
     # Present before, gone after, and gone into a coherent refusal.
@@ -152,7 +152,7 @@ def test_a_person_is_forgotten_and_the_others_are_not(tiny, people, target):
 def test_builtin_prompts_stand_in_for_a_retain_set(tiny, people):
     person = next(iter(people))
     forget = [record for fact in people[person] for record in fact.records(held_out=False)[:2]]
-    found = unlearn(tiny, [Record(record.messages) for record in forget])
+    found = unlearn(tiny, [Record(record.messages) for record in forget], settings=Settings(layer=0))
     assert found.builtin_retain
     compared = evaluation.compare(tiny, found.edit, {"forget": forget})
     assert mean(rouge1(compared["forget"].after, forget)) < 0.10

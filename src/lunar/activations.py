@@ -35,6 +35,10 @@ class Captured:
     sequence: Int[Tensor, " tokens"]
     from_end: Int[Tensor, " tokens"]
 
+    def cpu(self) -> "Captured":
+        """The same rows in main memory."""
+        return Captured(self.inner.cpu(), self.residual.cpu(), self.sequence.cpu(), self.from_end.cpu())
+
 
 class _Stop(Exception):  # noqa: N818 (not an error: it ends a pass that has shown all it was run for)
     """Raised behind the layer."""
@@ -56,12 +60,41 @@ def capture(
     number of sequences done. Nothing is shortened: raises `LunarError`, before running anything, for an empty sequence,
     a prompt length outside the sequence, a token the model does not have, or more tokens than its context holds.
     """
+    for batch in capture_layers(
+        model,
+        [site],
+        sequences,
+        batch_size=batch_size,
+        pad_token_id=pad_token_id,
+        padding_side=padding_side,
+        progress=progress,
+    ):
+        yield batch[site.layer]
+
+
+def capture_layers(
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    sequences: Sequence[TokenSequence],
+    *,
+    last_only: bool = False,
+    batch_size: int = 32,
+    pad_token_id: int = 0,
+    padding_side: Literal["left", "right"] = "right",
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[dict[int, Captured]]:
+    """`capture` at several layers in one pass, which stops behind the deepest: per batch, a `Captured` for each layer.
+
+    With `last_only`, rows are those of the last prompt tokens alone, and no more than these is ever held.
+    """
     check_sequences(model, sequences)
     if padding_side not in ("left", "right"):
         raise LunarError(f"padding_side was expected to be 'left' or 'right', got {padding_side!r}.")
+    if not sites:
+        raise LunarError("At least one layer to look at was expected, but none came: give the sites of the model.")
     done = 0
     for indices in batches_by_length([len(sequence.tokens) for sequence in sequences], batch_size):
-        yield _capture_batch(model, site, sequences, indices, pad_token_id, padding_side)
+        yield _capture_batch(model, sites, sequences, indices, pad_token_id, padding_side, last_only)
         done += len(indices)
         if progress is not None:
             progress(done)
@@ -94,6 +127,11 @@ def capture_all(
         indices = torch.empty(0, dtype=torch.long, device=device)
         rows = [torch.empty(0, width, dtype=weight.dtype, device=device) for width in (site.inner_width, site.width)]
         return Captured(rows[0], rows[1], indices, indices)
+    return join(batches)
+
+
+def join(batches: Sequence[Captured]) -> Captured:
+    """The rows of at least one batch together, ordered by sequence and then by position in it."""
     sequence = torch.cat([batch.sequence for batch in batches])
     # A stable sort, and batches hold whole sequences in order: positions stay in order within each sequence.
     order = torch.argsort(sequence, stable=True)
@@ -204,50 +242,72 @@ def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
 
 def _capture_batch(
     model: PreTrainedModel,
-    site: Site,
+    sites: Sequence[Site],
     sequences: Sequence[TokenSequence],
     indices: list[int],
     pad_token_id: int,
     padding_side: Literal["left", "right"],
-) -> Captured:
+    last_only: bool,
+) -> dict[int, Captured]:
     chosen = [sequences[index] for index in indices]
     tokens, mask = pad([one.tokens for one in chosen], pad_token_id, padding_side, input_device(model))
     positions = (mask.cumsum(1) - 1).clamp_min(0)
-    inner, residual = _run(model, site, tokens, mask, positions)
-    kept = mask.flatten().bool()
     last = torch.tensor([one.prompt_length - 1 for one in chosen], device=tokens.device)
-    sequence = torch.tensor(indices, device=tokens.device)
-    device = residual.device
-    return Captured(
-        inner.reshape(-1, site.inner_width)[kept.to(inner.device)],
-        residual.reshape(-1, site.width)[kept.to(device)],
-        sequence[:, None].expand_as(mask).flatten()[kept].to(device),
-        (last[:, None] - positions).flatten()[kept].to(device),
-    )
+    from_end = last[:, None] - positions
+    kept = (mask.bool() & (from_end == 0) if last_only else mask.bool()).flatten()
+    sequence = torch.tensor(indices, device=tokens.device)[:, None].expand_as(mask).flatten()[kept]
+    from_end = from_end.flatten()[kept]
+    found = {}
+    for layer, (inner, residual) in _run(model, sites, tokens, mask, positions, kept).items():
+        found[layer] = Captured(inner, residual, sequence.to(residual.device), from_end.to(residual.device))
+    return found
 
 
-def _run(model: PreTrainedModel, site: Site, tokens: Tensor, mask: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """The matrix's input and the layer's output, with padding; hooks live no longer than this call."""
-    seen: dict[str, Tensor] = {}
+class _Watch:
+    """Hooks on one site that keep the wanted rows of what its matrix reads and its layer yields."""
 
-    def read_inner(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        seen["inner"] = inputs[0].detach()
+    def __init__(self, site: Site, shape: tuple[int, int], kept: Tensor, deepest: bool) -> None:
+        self.site, self.shape, self.kept, self.deepest = site, shape, kept, deepest
+        self.seen: dict[str, Tensor] = {}
 
-    def read_residual(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        seen["residual"] = (output[0] if isinstance(output, tuple) else output).detach()
-        raise _Stop
+    def read_inner(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        rows = inputs[0].detach().reshape(-1, self.site.inner_width)
+        self.seen["inner"] = rows[self.kept.to(rows.device)]
 
+    def read_residual(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        residual = (output[0] if isinstance(output, tuple) else output).detach()
+        expected = (*self.shape, self.site.width)
+        if "inner" not in self.seen or tuple(residual.shape) != expected:
+            raise self.unsupported(tuple(residual.shape))
+        self.seen["residual"] = residual.reshape(-1, self.site.width)[self.kept.to(residual.device)]
+        if self.deepest:
+            raise _Stop
+
+    def unsupported(self, shape: tuple[int, ...] | str) -> LunarError:
+        return LunarError(
+            f"{self.site.module_name} and {self.site.layer_name} were expected to run once and yield a residual stream "
+            f"of shape {(*self.shape, self.site.width)}, but yielded {shape}: this architecture is not supported."
+        )
+
+
+def _run(
+    model: PreTrainedModel, sites: Sequence[Site], tokens: Tensor, mask: Tensor, positions: Tensor, kept: Tensor
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """Rows of the matrices' inputs and the layers' outputs, by layer; hooks live no longer than this call."""
+    deepest = max(site.layer for site in sites)
+    shape = (int(tokens.shape[0]), int(tokens.shape[1]))
+    watches = [_Watch(site, shape, kept, site.layer == deepest) for site in sites]
     # Without the head: were the pass not stopped, logits of a whole batch would be the largest tensor of all.
     body: Any = model.base_model
     arguments = {"input_ids": tokens, "attention_mask": mask, "use_cache": False}
     if "position_ids" in inspect.signature(body.forward).parameters:
         # Absolute position embeddings would count the padding otherwise.
         arguments["position_ids"] = positions
-    handles = [
-        site.module(model).register_forward_pre_hook(read_inner),
-        site.layer_module(model).register_forward_hook(read_residual),
-    ]
+    handles = []
     try:
+        for watch in watches:
+            handles.append(watch.site.module(model).register_forward_pre_hook(watch.read_inner))
+            handles.append(watch.site.layer_module(model).register_forward_hook(watch.read_residual))
         with torch.no_grad(), evaluation_mode(model):
             body(**arguments)
     except _Stop:
@@ -255,11 +315,7 @@ def _run(model: PreTrainedModel, site: Site, tokens: Tensor, mask: Tensor, posit
     finally:
         for handle in handles:
             handle.remove()
-    expected = (*tokens.shape, site.width)
-    if "inner" not in seen or tuple(seen["residual"].shape) != expected:
-        shape = tuple(seen["residual"].shape) if "residual" in seen else "nothing"
-        raise LunarError(
-            f"{site.module_name} and {site.layer_name} were expected to run once and yield a residual stream of shape "
-            f"{expected}, but yielded {shape}: this architecture is not supported."
-        )
-    return seen["inner"], seen["residual"]
+    for watch in watches:
+        if "residual" not in watch.seen:
+            raise watch.unsupported("nothing")
+    return {watch.site.layer: (watch.seen["inner"], watch.seen["residual"]) for watch in watches}

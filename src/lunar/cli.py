@@ -2,6 +2,7 @@
 
     lunar demo                                  watch a small embedded model forget someone
     lunar unlearn MODEL --forget FILE --output DIR
+    lunar inspect MODEL --forget FILE           which layer it would take, and why
     lunar evaluate MODEL --edit DIR --forget FILE --retain FILE
     lunar ask MODEL --edit DIR "a question"
 
@@ -108,8 +109,13 @@ def unlearn(
     target: Annotated[
         str | None, typer.Option(help="shift (default, most sparing), collapse (most robust) or split.")
     ] = None,
-    layer: Annotated[int | None, typer.Option(help="Decoder layer, negative from the end (default: chosen).")] = None,
-    strength: Annotated[float | None, typer.Option(help="1 (default) moves all the way, 0 not at all.")] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(help="auto (default: searched for), paper (its selector), or a number, negative from the end."),
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="1 moves all the way, 0 not at all (default: the smallest that redirects).")
+    ] = None,
     ridge: Annotated[float | None, typer.Option(help="Larger: smaller, less exact edits (default: 0.0001).")] = None,
     seed: Annotated[int | None, typer.Option(help="For whatever draws random numbers (default: 0).")] = None,
     recipe: Annotated[
@@ -128,7 +134,7 @@ def unlearn(
     if output is None:
         raise typer.BadParameter("Missing option '--output'.")
     check_output(output)
-    asked = {"target": target, "layer": layer, "strength": strength, "ridge": ridge, "seed": seed}
+    asked = {"target": target, "layer": _layer(layer), "strength": strength, "ridge": ridge, "seed": seed}
     knobs: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if recipe is not None:
         others = {"model": model, "forget": forget, "retain": retain, "reference": reference, "group": forget_group}
@@ -152,6 +158,41 @@ def unlearn(
         from lunar.report import terminal
 
         terminal.show(terminal.unlearned(outcome.report, outcome.folder, wanted.model))
+
+
+@app.command()
+def inspect(
+    model: Model,
+    forget: Annotated[str, typer.Option(help="What would be forgotten: a file of prompts or a Hub data set.")],
+    retain: Annotated[
+        str | None, typer.Option(help="What to leave alone: a file or Hub data set (default: built-in prompts).")
+    ] = None,
+    reference: Annotated[str, typer.Option(help="unverifiable, refusal, or a file of prompts.")] = "unverifiable",
+    forget_group: Annotated[
+        list[str] | None, typer.Option(help="Forget this group of --forget; the others are retained. Repeatable.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="shift, collapse or split.")] = "shift",
+    trials: Annotated[int, typer.Option(min=1, help="How many of the best separated layers are tried.")] = 3,
+    plot: Annotated[Path | None, typer.Option(help="Draw the layers into this .svg or .png file.")] = None,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show how every layer would do, and which one `unlearn` would take and why. Changes and writes nothing else."""
+    from lunar.recipe import Recipe
+    from lunar.workflow import inspect_files
+
+    wanted = Recipe(model, forget, retain, reference, tuple(forget_group or ()), Settings(target=target))
+    with _stages(as_json, quiet) as progress:
+        result = inspect_files(wanted, most=trials, plot=plot, device=device, progress=progress)
+    if as_json:
+        _print_json(result)
+    elif quiet:
+        typer.echo(result["choice"]["layer"])
+    else:
+        from lunar.report import terminal
+
+        terminal.show(terminal.inspected(result["choice"], plot))
 
 
 @app.command()
@@ -255,6 +296,11 @@ def ask(
         from lunar.report import terminal
 
         terminal.show(terminal.side_by_side(question, before, after))
+
+
+def _layer(text: str | None) -> int | str | None:
+    """A layer as `Settings` takes it, which refuses what is neither a number nor a selector."""
+    return int(text) if text is not None and text.strip().removeprefix("-").isdecimal() else text
 
 
 def _refuse_beside_recipe(given: list[str]) -> None:

@@ -1,12 +1,194 @@
-"""Choose the layer to edit."""
+"""Choose the layer and the strength of an edit, and say why.
+
+One pass profiles all layers; the best few get the full least squares; their edits are tried by teacher forcing from
+cached residuals; the one that redirects and spares most is confirmed by a short generation. Retain prompts by which a
+trial is judged are kept out of its edit; the edit that is made in the end uses all of them.
+"""
 
 from __future__ import annotations
 
-from transformers import PreTrainedModel
+from collections.abc import Sequence
+from dataclasses import replace
 
-from lunar.models import find_sites
+from lunar.choice import Choice, Confirmation, Effort
+from lunar.collect import Problem, Sets, Work, collect, edit_of, editable
+from lunar.feasible import check_separable, check_words
+from lunar.holdout import hold_out
+from lunar.models import LoadedModel, Site
+from lunar.neighbours import neighbours
+from lunar.own_words import OwnWords, answer, own_words, sample
+from lunar.profile import LayerProfile, profile, ranked
+from lunar.records import Record
+from lunar.select_paper import choose_by_answers
+from lunar.settings import Settings
+from lunar.solve import Solution
+from lunar.trials import Bench, Trial
+from lunar.verdict import complete, judge, ordered, reason
+
+LAYERS = 3
+"""How many layers get the full least squares."""
+STRENGTHS = (0.8, 1.0, 1.25, 1.5)
+"""Tried from the smallest until one redirects."""
+PINNED, THIN = 10_000, 4
+"""Beyond so many pinned tokens, the trials pin only a part of those before the last, at least every fourth: sums at
+three layers would otherwise cost three times what the edit itself does."""
+PROFILED = 400
+"""Retain prompts in the profile at most, and half as many neighbours: its cost goes with the third power."""
+MOST_PASSES = 3.5
+"""No further layer is tried beyond this cost."""
+ASKED, JUDGED = 48, 128
+"""Forget prompts asked and retain prompts judged at most."""
 
 
-def default_layer(model: PreTrainedModel) -> int:
-    """The first decoder layer: in the trial runs of docs/method.md it forgets as well as any and spares the most."""
-    return find_sites(model)[0].layer
+def choose(
+    loaded: LoadedModel,
+    forget: Sequence[Record],
+    retain: Sequence[Record],
+    reference: Sequence[Record],
+    settings: Settings,
+    *,
+    work: Work | None = None,
+    most: int = LAYERS,
+    refuse: bool = True,
+) -> Choice:
+    """Find the layer and, unless the settings name one, the strength.
+
+    Args:
+        loaded: model and tokenizer; the model is left as it was.
+        forget: prompts to forget; answers are not read.
+        retain: prompts to leave alone; a fifth of them, whole groups where these are small, is held out to judge.
+        reference: prompts that the model declines.
+        settings: target, weights and ridge are taken from here; a strength, if set, is the only one tried.
+        work: for progress and timing.
+        most: how many layers are tried at most.
+        refuse: whether to raise where it cannot be done; otherwise that is a warning.
+
+    Raises LunarError where forget and retain prompts cannot be told apart, the model does not decline the reference
+    prompts, or declines the forget prompts already, each with the figure that shows it; and as `unlearn` does.
+    """
+    work = work or Work(loaded)
+    if settings.layer == "paper":
+        return choose_by_answers(loaded, forget, reference, settings, work)
+    sites = editable(loaded)
+    kept, held = hold_out(retain, settings.seed)
+    beside = neighbours(forget, kept, settings.neighbours, settings.seed) if settings.neighbours else []
+    judged = {record.messages for record in held}
+    sets = Sets(forget, kept, [record for record in beside if record.messages not in judged], reference)
+    effort = Effort(sum(work.tokens(group) for group in (forget, retain, sets.neighbours, reference)), len(sites))
+
+    with work.stage("profile"):
+        lines = _profile(work, sites, sets, [*kept, *held], settings, effort)
+    with work.stage("asking"):
+        words = _words(work, forget, reference, settings, effort)
+    warnings = [*check_separable(lines, len(forget), len(retain), refuse), *check_words(words, refuse)]
+    best = sorted(line.layer for line in ranked(lines)[:most])
+    problems = _problems(work, [sites[layer] for layer in best], sets, settings)
+    effort.add(sum(work.tokens(group) for group in (forget, kept, sets.neighbours, reference)), best[-1] + 1)
+    with work.stage("trials", announced=True):
+        bench = Bench(loaded, [sites[layer] for layer in best], words, sample(held, JUDGED, settings.seed))
+        effort.add(bench.forget_tokens + bench.retain_tokens, best[-1] + 1)
+        order = [line.layer for line in ranked(lines) if line.layer in best]
+        solutions: dict[int, Solution] = {}
+        trials: list[Trial] = []
+        for layer in order:
+            if trials and effort.spent > MOST_PASSES:
+                warnings.append(f"Layer {layer} was not tried: the search had cost {effort.spent:.1f} passes by then.")
+                continue
+            solutions[layer] = problems[layer].solve(settings)
+            trials += try_layer(bench, sites[layer], solutions[layer], settings, effort)
+    with work.stage("confirmation", announced=True):
+        chosen, confirmations = _confirmed(work, sites, solutions, trials, words, effort)
+    if not confirmations[-1].passed:
+        warnings.append(
+            f"No trial both redirected the forget prompts and held when answers were generated: the best redirects "
+            f"{chosen.redirected:.0%} of them, so read the scores."
+        )
+    return Choice(
+        "auto",
+        chosen.layer,
+        chosen.strength,
+        reason(chosen, trials, lines, confirmations),
+        tuple(warnings),
+        lines,
+        tuple(trials),
+        tuple(confirmations),
+        held_out=len(held),
+        passes=effort.spent,
+    )
+
+
+def try_layer(bench: Bench, site: Site, solution: Solution, settings: Settings, effort: Effort) -> list[Trial]:
+    """Trials at one layer, from the smallest strength up to the first that redirects all; its divergence is measured.
+
+    One solve serves all of them, because the change goes with the strength.
+    """
+    found: list[Trial] = []
+    above = effort.layers - site.layer - 1
+    for strength in STRENGTHS if settings.strength is None else (settings.strength,):
+        own, refusal, share = bench.forget(site, solution, strength)
+        effort.add(bench.forget_tokens, above)
+        found.append(Trial(site.layer, settings.target, settings.forget_weight, strength, own, refusal, share))
+        if complete(found[-1]):
+            break
+    index = max(range(len(found)), key=lambda place: (complete(found[place]), found[place].redirected, -place))
+    (divergence,) = bench.divergence(site, [(solution, found[index].strength)])
+    effort.add(2 * bench.retain_tokens, above)
+    found[index] = replace(found[index], retain_divergence=divergence)
+    return found
+
+
+# Steps of `choose`
+
+
+def _profile(
+    work: Work, sites: Sequence[Site], sets: Sets, retain: Sequence[Record], settings: Settings, effort: Effort
+) -> tuple[LayerProfile, ...]:
+    records = {
+        "forget": sample(sets.forget, PROFILED, settings.seed),
+        "retain": sample(retain, PROFILED, settings.seed),
+        "neighbours": sample(sets.neighbours, PROFILED // 2, settings.seed),
+        "reference": sample(sets.reference, PROFILED, settings.seed),
+    }
+    encoded = {name: work.encode(name, group, with_answer=False) for name, group in records.items()}
+    effort.add(sum(len(one.tokens) for group in encoded.values() for one in group), len(sites))
+    report = work.reporter("profile", sum(map(len, encoded.values())))
+    return profile(work.loaded, sites, encoded, settings, progress=report)
+
+
+def _words(
+    work: Work, forget: Sequence[Record], reference: Sequence[Record], settings: Settings, effort: Effort
+) -> OwnWords:
+    asked = sample(forget, ASKED, settings.seed)
+    words = own_words(work.loaded, asked, reference, settings.seed, progress=work.reporter("asking", 2 * len(asked)))
+    effort.add(words.tokens, effort.layers)
+    return words
+
+
+def _problems(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings) -> dict[int, Problem]:
+    """The full least squares of some layers, timed as one stage of the search."""
+    own = Work(work.loaded, work.progress)
+    pinned = sum(work.tokens(group) for group in (sets.retain, sets.neighbours))
+    with work.stage("search"):
+        return collect(own, sites, sets, settings, thin=max(1, min(THIN, pinned // PINNED)))
+
+
+def _confirmed(
+    work: Work,
+    sites: Sequence[Site],
+    solutions: dict[int, Solution],
+    trials: Sequence[Trial],
+    words: OwnWords,
+    effort: Effort,
+) -> tuple[Trial, list[Confirmation]]:
+    """The first of the two best candidates that holds when answers are generated, else the best."""
+    candidates = ordered(trials)
+    confirmations = []
+    for trial in candidates[:2]:
+        edit = edit_of(work.loaded, sites[trial.layer], solutions[trial.layer], {}, trial.strength)
+        with edit.applied(work.loaded.model):
+            answers, tokens = answer(work.loaded, words.records)
+        effort.add(tokens, effort.layers)
+        confirmations.append(judge(trial, answers, words))
+        if confirmations[-1].passed:
+            return trial, confirmations
+    return candidates[0], confirmations

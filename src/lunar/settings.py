@@ -16,6 +16,9 @@ TAIL = {"shift": 1, "collapse": 9, "split": 9}
 """How many of the last prompt tokens each target redirects unless told otherwise."""
 
 
+SELECTORS = ("auto", "paper")
+"""Who may choose the layer: the search of `lunar.select`, or the paper's selector."""
+
 RETAIN_ONLY = "retain-only"
 """The control that the caller has to bring."""
 
@@ -43,8 +46,9 @@ class Settings:
 
     Attributes:
         target: "shift" (the paper's; the most sparing), "collapse" (the most robust) or "split" (between them).
-        layer: decoder layer to edit, negative from the end; None leaves the choice to the program.
-        strength: factor on the wanted change; 1 moves the forget prompts onto the reference, 0 changes nothing.
+        layer: decoder layer to edit, negative from the end; "auto" searches, "paper" takes the paper's selector.
+        strength: factor on the wanted change; 1 moves the forget prompts onto the reference, 0 changes nothing. None is
+            the smallest that redirects where the layer is searched for, else 1.
         ridge: λ relative to the mean of A's diagonal; larger means smaller and less exact edits.
         tail: how many of the last prompt tokens are redirected; None takes the target's usual number.
         redirect_answers: redirect the tokens of the forget answers too, where answers are given.
@@ -56,8 +60,8 @@ class Settings:
     """
 
     target: str = "shift"
-    layer: int | None = None
-    strength: float = 1.0
+    layer: int | str = "auto"
+    strength: float | None = None
     ridge: float = 1e-4
     tail: int | None = None
     redirect_answers: bool = False
@@ -69,7 +73,9 @@ class Settings:
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
             raise LunarError(f"The target must be one of {', '.join(TARGETS)}, but {self.target!r} came.")
-        if not abs(self.strength) < float("inf"):
+        if isinstance(self.layer, str) and self.layer not in SELECTORS:
+            raise LunarError(f"The layer must be a number or one of {', '.join(SELECTORS)}, but {self.layer!r} came.")
+        if self.strength is not None and not abs(self.strength) < float("inf"):
             raise LunarError(f"The strength must be a finite number, but {self.strength} came: 1 is the usual value.")
         if not 0 <= self.ridge < float("inf"):
             raise LunarError(

@@ -96,7 +96,8 @@ def carry_out(
 ) -> Outcome:
     """Unlearn, measure the splits, and write the output folder with `files` (name to text) beside the usual ones."""
     sets = {"forget": data.forget, "retain": data.retain or [], "reference": data.reference}
-    preflight.check_model(recipe.model, recipe.settings.layer, sets)
+    layer = recipe.settings.layer if isinstance(recipe.settings.layer, int) else None
+    preflight.check_model(recipe.model, layer, sets)
     from lunar.edit import fingerprint
     from lunar.evaluation import compare, summary
     from lunar.method import unlearn
@@ -105,8 +106,8 @@ def carry_out(
     seconds: dict[str, float] = {}
     with _timed("load", seconds):
         loaded = _load(recipe.model, device, progress)
-    if recipe.fingerprint and recipe.settings.layer is not None:
-        weight: Any = site_at(loaded.model, recipe.settings.layer).module(loaded.model).weight
+    if recipe.fingerprint and layer is not None:
+        weight: Any = site_at(loaded.model, layer).module(loaded.model).weight
         if fingerprint(weight) != recipe.fingerprint:
             raise LunarError(f"The model {recipe.model} has other weights than the one that the recipe was made with.")
     found = unlearn(
@@ -132,6 +133,45 @@ def carry_out(
             (folder / name).write_text(text, encoding="utf-8")
         (folder / REPORT_FILE).write_text(to_json(report), encoding="utf-8")
     return Outcome(output, report, comparisons)
+
+
+def inspect_files(
+    recipe: Recipe, *, most: int, plot: Path | None = None, device: str | None = None, progress: Progress
+) -> dict[str, Any]:
+    """The profile of all layers, trials at the `most` best of them, and what `unlearn_files` would choose and why.
+
+    Where it would refuse, that is among the warnings. `plot` is an .svg or .png file to draw them in. Nothing else is
+    written.
+    """
+    from lunar.report.plot import check_plot, draw
+
+    if plot is not None:
+        check_plot(plot)
+    data = read_data(recipe)
+    retain = data.retain if data.retain is not None else default_retain_records(data.forget)
+    preflight.check_model(recipe.model, None, {"forget": data.forget, "retain": retain, "reference": data.reference})
+    from lunar.collect import Work
+    from lunar.select import choose
+
+    seconds: dict[str, float] = {}
+    with _timed("load", seconds):
+        loaded = _load(recipe.model, device, progress)
+    work = Work(loaded, progress)
+    choice = choose(
+        loaded, data.forget, retain, data.reference, recipe.settings, work=work, most=most, refuse=False
+    ).as_dict()
+    sources = {"model": recipe.model, "reference": recipe.reference} | dict(recipe.sources())
+    result: dict[str, Any] = finite(
+        {
+            "choice": choice,
+            "sources": {name: short_name(source) for name, source in sources.items()},
+            "seconds": {name: round(value, 3) for name, value in {**work.seconds, **seconds}.items()},
+            "versions": versions(),
+        }
+    )
+    if plot is not None:
+        draw(result["choice"], plot)
+    return result
 
 
 def evaluate_files(

@@ -72,6 +72,7 @@ def build_report(
                 "values": _statistics(unlearned.gate.values.tolist()),
                 "leave_one_out": _statistics(unlearned.gate.leave_one_out.tolist()),
             },
+            "choice": unlearned.choice.as_dict() if unlearned.choice else None,
             "settings": resolved,
             "seed": resolved.get("seed"),
             "seconds": {name: round(value, 3) for name, value in {**unlearned.seconds, **(seconds or {})}.items()},

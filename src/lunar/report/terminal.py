@@ -58,6 +58,7 @@ def unlearned(report: Mapping[str, Any], folder: Path, model: str) -> Renderable
         *([note] if built_in else []),
         f"Edited layer {matrix['layer']}, {matrix['module_name']} {matrix['shape']}, rank {matrix['rank']}, target "
         f"{report['settings']['target']}: {matrix['stored_numbers']} numbers.",
+        *(chosen(report["choice"]) if report["choice"] else []),
     ]
     seen = (
         f"Forget prompts left out once each would still be recognised by {_number(gate['median'])} (median) and "
@@ -71,6 +72,39 @@ def unlearned(report: Mapping[str, Any], folder: Path, model: str) -> Renderable
         *([Text(seen)] if counts["forget_prompts"] > 1 else []),
         files(folder, model),
     )
+
+
+def chosen(choice: Mapping[str, Any]) -> list[str]:
+    """Why this layer and strength, and what gives cause for doubt, in sentences."""
+    cost = f"The search cost {choice['passes']:.1f} full passes over the data."
+    return [f"{choice['reason']} {cost}", *choice["warnings"]]
+
+
+def layers_table(choice: Mapping[str, Any]) -> Table:
+    """One row per layer: how well it separates, and what its best trial reached; a dash where none was made."""
+    table = Table(title="layers", title_justify="left")
+    table.add_column("layer", justify="right")
+    for title in ("separability", "strength", "refusal reached", "retain KL", "chosen"):
+        table.add_column(title, justify="right")
+    tried = {trial["layer"]: trial for trial in choice["trials"] if trial["retain_divergence"] is not None}
+    for line in choice["profile"]:
+        trial = tried.get(line["layer"])
+        cells = ("–", "–", "–")
+        if trial is not None:
+            cells = (f"{trial['strength']:g}", f"{trial['redirected']:.2f}", f"{trial['retain_divergence']:.4f}")
+        mark = "yes" if line["layer"] == choice["layer"] else ""
+        table.add_row(str(line["layer"]), _number(line["ordered"]), *cells, mark)
+    return table
+
+
+def inspected(choice: Mapping[str, Any], plot: Path | None) -> RenderableType:
+    """Everything `lunar inspect` says."""
+    note = (
+        "separability: share of pairs in which an unseen forget prompt is told from an unseen retain prompt, 0.5 is "
+        "chance; refusal reached: share of the forget prompts; retain KL: nats per token on held-out retain prompts."
+    )
+    drawn = [Text(f"Plot: {plot}")] if plot is not None else []
+    return Group(layers_table(choice), Text(note), *(Text(line) for line in chosen(choice)), *drawn)
 
 
 def files(folder: Path, model: str) -> Text:

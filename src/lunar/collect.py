@@ -1,0 +1,196 @@
+"""What the least squares of one layer or several needs to know of the data, from one pass over each set.
+
+Retain activations are streamed into moments and never stored. The order in which rows are added does not depend on how
+many layers are looked at, so that an edit has the same bytes however its layer was found.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lunar import targets
+from lunar.activations import Captured, capture_layers, join, writes_directly
+from lunar.edit import Edit, Factors, fingerprint
+from lunar.errors import LunarError
+from lunar.models import LoadedModel, Site, context_length, find_sites
+from lunar.moments import Moments, ReferenceMean
+from lunar.prompts import TokenSequence, encode_all
+from lunar.records import Record
+from lunar.settings import TAIL, Settings
+from lunar.solve import Gate, Solution, gate, solve
+
+Progress = Callable[[str, int, int], None]
+"""Called with the name of a stage, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The record sets of a request; `neighbours` are pinned like retain prompts."""
+
+    forget: Sequence[Record]
+    retain: Sequence[Record]
+    neighbours: Sequence[Record]
+    reference: Sequence[Record]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The least squares of one layer, ready to be solved for any target, weight and strength.
+
+    Attributes:
+        site: the matrix.
+        mean: of the residuals of the reference prompts, per position from their end.
+        moments: sums over the pinned rows.
+        inner: [rows, m] write-back inputs of the redirected rows.
+        residual: [rows, d] the layer's outputs there.
+        position: [rows] counted from the prompt's end; answer tokens count as its last token.
+        prompt: [rows] which forget prompt a row belongs to.
+    """
+
+    site: Site
+    mean: ReferenceMean
+    moments: Moments
+    inner: Float[Tensor, "rows m"]
+    residual: Float[Tensor, "rows d"]
+    position: Int[Tensor, " rows"]
+    prompt: Int[Tensor, " rows"]
+
+    def _weights(self, settings: Settings) -> Float[Tensor, " rows"]:
+        return torch.full((len(self.inner),), settings.forget_weight, dtype=torch.float64)
+
+    def solve(self, settings: Settings) -> Solution:
+        """The change of the matrix at strength 1."""
+        weights = self._weights(settings)
+        terms = targets.build(settings.target, self.mean.mean(), self.residual, self.position, weights)
+        return solve(self.moments, self.inner, terms, settings.ridge)
+
+    def gate(self, settings: Settings) -> Gate:
+        """How the last tokens of the forget prompts are recognised."""
+        last = self.position == 0
+        weights = self._weights(settings)[last]
+        return gate(self.moments, self.inner[last], weights, self.prompt[last], settings.ridge)
+
+
+@dataclass
+class Work:
+    """One model: encodes record sets, with progress and seconds per stage."""
+
+    loaded: LoadedModel
+    progress: Progress | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str, *, announced: bool = False) -> Iterator[None]:
+        """Time what happens within; `announced` stages have no progress of their own."""
+        started = time.perf_counter()
+        if self.progress is not None and announced:
+            self.progress(name, 0, 1)
+        yield
+        if self.progress is not None and announced:
+            self.progress(name, 1, 1)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def reporter(self, name: str, total: int) -> Callable[[int], None] | None:
+        """A function that reports how much of a stage is done."""
+        report = self.progress
+        return None if report is None else lambda done: report(name, done, total)
+
+    def encode(self, name: str, records: Sequence[Record], *, with_answer: bool) -> list[TokenSequence]:
+        """The records as the model reads them; raises LunarError where one does not fit."""
+        length = context_length(self.loaded.model)
+        return encode_all(self.loaded.tokenizer, records, with_answer=with_answer, context_length=length, name=name)
+
+    def tokens(self, records: Sequence[Record]) -> int:
+        """How many tokens the records have, with their answers."""
+        return sum(len(sequence.tokens) for sequence in self.encode("questions", records, with_answer=True))
+
+    def capture(
+        self, name: str, sites: Sequence[Site], records: Sequence[Record], *, with_answer: bool
+    ) -> Iterator[dict[int, Captured]]:
+        """`lunar.activations.capture_layers` of a record set, in main memory."""
+        sequences = self.encode(name, records, with_answer=with_answer)
+        padding = self.loaded.tokenizer.pad_token_id or 0
+        report = self.reporter(name, len(sequences))
+        for batch in capture_layers(self.loaded.model, sites, sequences, pad_token_id=padding, progress=report):
+            yield {layer: rows.cpu() for layer, rows in batch.items()}
+
+
+def editable(loaded: LoadedModel) -> tuple[Site, ...]:
+    """The sites of all layers; refused where a change of them would not reach the layers' outputs as it is."""
+    sites = find_sites(loaded.model)
+    check_direct(loaded, sites[0])
+    return sites
+
+
+def check_direct(loaded: LoadedModel, site: Site) -> None:
+    """Raise LunarError where a change of the site's matrix would not reach the layer's output as it is."""
+    if not writes_directly(loaded.model, site):
+        raise LunarError(
+            f"{site.module_name} was expected to write straight to the residual stream, but its layer rescales what it "
+            "writes (as Gemma 2 and OLMo 2 do): such models cannot be edited yet."
+        )
+
+
+def tail_of(settings: Settings) -> int:
+    """How many of the last prompt tokens are redirected."""
+    return settings.tail or TAIL[settings.target]
+
+
+def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings, *, thin: int = 1) -> dict[int, Problem]:
+    """The least squares of every given layer, from one pass over each of the four sets.
+
+    With `thin` above 1, only every so many of the retain prompts' tokens before the last are added, at so many times
+    their weight: the sums are the same in expectation and cost less, which is enough for a search.
+    """
+    tail = tail_of(settings)
+    means = {site.layer: ReferenceMean.zeros(tail, site.width) for site in sites}
+    moments = {site.layer: Moments.zeros(site.inner_width) for site in sites}
+    with work.stage("reference"):
+        for batch in work.capture("reference", sites, sets.reference, with_answer=False):
+            for layer, rows in batch.items():
+                means[layer].update(rows.residual, rows.from_end)
+    found = {}
+    with work.stage("forget"):
+        batches = list(work.capture("forget", sites, sets.forget, with_answer=settings.redirect_answers))
+        for site in sites:
+            rows = join([batch[site.layer] for batch in batches])
+            redirected = rows.from_end < tail
+            pinned = rows.inner[~redirected]
+            moments[site.layer].update(pinned, torch.ones(len(pinned)))
+            found[site.layer] = Problem(
+                site,
+                means[site.layer],
+                moments[site.layer],
+                rows.inner[redirected],
+                rows.residual[redirected],
+                rows.from_end[redirected].clamp(min=0),
+                rows.sequence[redirected],
+            )
+    with work.stage("retain"):
+        for batch in work.capture("retain", sites, [*sets.retain, *sets.neighbours], with_answer=True):
+            for layer, rows in batch.items():
+                weights = _pinned_weights(rows.from_end, rows.sequence, settings.retain_weight, thin)
+                moments[layer].update(rows.inner[weights > 0], weights[weights > 0])
+    return found
+
+
+def edit_of(loaded: LoadedModel, site: Site, solution: Solution, settings: dict[str, object], strength: float) -> Edit:
+    """A solution as an edit of the model's matrix, multiplied by the strength."""
+    weight = site.module(loaded.model).weight
+    if not isinstance(weight, Tensor):
+        raise LunarError(f"{site.module_name} was expected to have a weight matrix, but it has none.")
+    factors = Factors.of(site.module_name, solution, site.transposed, fingerprint(weight))
+    return Edit((factors,), settings).scaled(strength)
+
+
+def _pinned_weights(from_end: Tensor, sequence: Tensor, retain_weight: float, thin: int) -> Tensor:
+    """Last prompt tokens and answer tokens decide what the model says, so they are pinned harder."""
+    others = torch.where((from_end + sequence) % thin == 0, float(thin), 0.0)
+    return torch.where(from_end <= 0, retain_weight, others)

@@ -1,0 +1,140 @@
+"""Trials of edits by teacher forcing: how likely are the model's own answer, a refusal, and what is to be left alone.
+
+Nothing is generated and no weight is changed: a trial resumes from the cached residual of its layer. Knows models and
+tokens, not how candidates are made or which one is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lunar.logits import answer_tokens
+from lunar.models import LoadedModel, Site, context_length
+from lunar.own_words import OwnWords
+from lunar.prompts import TokenSequence, encode
+from lunar.records import Record
+from lunar.resume import Cached, cache, resumed_logits
+from lunar.solve import Solution
+
+OPENING = 5
+"""Tokens of an answer and of a refusal that are compared: what follows the first words says little about the choice
+between them, and texts of different length could not be compared."""
+GONE = 0.01
+"""A probability of the own answer below which it is gone, however the model words its refusal."""
+RETAINED = 8
+"""Tokens of a retained answer that are followed at most."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate and what came of it.
+
+    Attributes:
+        layer: the decoder layer.
+        target: of the redirected rows.
+        forget_weight: of the redirected rows.
+        strength: factor on the change.
+        original: mean probability of the first tokens of the model's own answers to the forget prompts.
+        refusal: mean probability of as many tokens of a refusal.
+        redirected: share of the forget prompts at which the refusal is the likelier of the two or the own answer gone.
+        retain_divergence: KL(original || edited) on held-out retain prompts, nats per token; None where a weaker edit
+            redirects already, or none at this layer does.
+    """
+
+    layer: int
+    target: str
+    forget_weight: float
+    strength: float
+    original: float
+    refusal: float
+    redirected: float
+    retain_divergence: float | None = None
+
+
+class Bench:
+    """The texts of all trials, cached at some layers by one pass.
+
+    Attributes:
+        tokens: of all cached sequences, and of the forget and retain part.
+    """
+
+    def __init__(self, loaded: LoadedModel, sites: Sequence[Site], words: OwnWords, retain: Sequence[Record]) -> None:
+        self.model = loaded.model
+        openings = [
+            pair
+            for record, answer, refusal in zip(words.records, words.answers, words.refusals, strict=True)
+            if (pair := _openings(loaded, record, answer, refusal)) is not None
+        ]
+        retained = [_cut(_answered(loaded, record, record.answer or ""), RETAINED) for record in retain]
+        pairs = [sequence for pair in openings for sequence in pair]
+        self.compared = len(openings)
+        self.forget_tokens = sum(len(sequence.tokens) for sequence in pairs)
+        self.retain_tokens = sum(len(sequence.tokens) for sequence in retained)
+        self._forget = cache(loaded.model, sites, pairs) if pairs else []
+        self._retain = cache(loaded.model, sites, retained) if retained else []
+
+    def forget(self, site: Site, solution: Solution, strength: float) -> tuple[float, float, float]:
+        """Mean probability of the own answers and of the refusals, and the share of prompts that are redirected."""
+        logs = torch.zeros(2 * self.compared, dtype=torch.float64)
+        for batch in self._forget:
+            logits = resumed_logits(self.model, site, batch, solution, strength)
+            for index, sequence, rows in zip(batch.indices, batch.sequences, logits, strict=True):
+                gold = torch.tensor(answer_tokens(sequence), device=rows.device)[:, None]
+                logs[index] = rows.double().log_softmax(1).gather(1, gold).sum().cpu()
+        if not self.compared:
+            return 0.0, 0.0, 0.0
+        own, refusal = logs[0::2], logs[1::2]
+        redirected = (refusal > own) | (own < math.log(GONE))
+        return float(own.exp().mean()), float(refusal.exp().mean()), float(redirected.double().mean())
+
+    def divergence(self, site: Site, changes: Sequence[tuple[Solution, float]]) -> list[float]:
+        """KL(original || edited) per token of the retained answers, nats, for each change with its strength."""
+        totals = torch.zeros(len(changes), dtype=torch.float64)
+        count = 0
+        for batch in self._retain:
+            before = _log_probabilities(self.model, site, batch)
+            count += sum(len(rows) for rows in before)
+            for place, (solution, strength) in enumerate(changes):
+                after = resumed_logits(self.model, site, batch, solution, strength)
+                for old, rows in zip(before, after, strict=True):
+                    each = nn.functional.kl_div(rows.log_softmax(1), old, reduction="none", log_target=True)
+                    totals[place] += each.masked_fill(old.isneginf(), 0.0).sum().double().cpu()
+        return [max(0.0, float(total) / max(1, count)) for total in totals]
+
+
+def _log_probabilities(model: nn.Module, site: Site, batch: Cached) -> list[Float[Tensor, "_ vocabulary"]]:
+    return [rows.log_softmax(1) for rows in resumed_logits(model, site, batch)]  # type: ignore[arg-type]
+
+
+def _openings(
+    loaded: LoadedModel, record: Record, answer: str, refusal: str
+) -> tuple[TokenSequence, TokenSequence] | None:
+    """The first tokens of both texts, as many of each, up to beyond where they part; None if they never do."""
+    pair = [_answered(loaded, record, text) for text in (answer, refusal)]
+    first, second = (answer_tokens(sequence) for sequence in pair)
+    parting = next((place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)
+    if parting is None:
+        return None
+    length = min(len(first), len(second), max(OPENING, parting + 2))
+    return _cut(pair[0], length), _cut(pair[1], length)
+
+
+def _answered(loaded: LoadedModel, record: Record, text: str) -> TokenSequence:
+    """The record with this answer; with the end of the turn alone for an empty one, cut where the context ends."""
+    limit = context_length(loaded.model)
+    asked = Record(record.messages, text.strip() or None)
+    sequence = encode(loaded.tokenizer, asked, with_answer=True, context_length=None, name="questions", number=1)
+    if len(sequence.tokens) == sequence.prompt_length:
+        end = loaded.tokenizer.eos_token_id or 0
+        sequence = TokenSequence((*sequence.tokens, int(end)), sequence.prompt_length)
+    return sequence if limit is None else TokenSequence(sequence.tokens[:limit], sequence.prompt_length)
+
+
+def _cut(sequence: TokenSequence, length: int) -> TokenSequence:
+    return TokenSequence(sequence.tokens[: sequence.prompt_length + length], sequence.prompt_length)
