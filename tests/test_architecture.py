@@ -18,7 +18,6 @@ ORDER = [
     "checkpoints",
     "names",
     "records",
-    "holdout",
     "neighbours",
     "recipe",
     "prompts",
@@ -33,16 +32,7 @@ ORDER = [
     "solve",
     "edit",
     "metrics",
-    "separation",
-    "profile",
-    "resume",
     "collect",
-    "own_words",
-    "trials",
-    "feasible",
-    "choice",
-    "verdict",
-    "select_paper",
     "select",
     "method",
     "baselines",
@@ -56,7 +46,7 @@ ORDER = [
     "__main__",
     "__init__",
 ]
-MATHEMATICS = ("errors", "settings", "moments", "targets", "solve", "edit", "separation")
+MATHEMATICS = ("errors", "settings", "moments", "targets", "solve", "edit", "select/separation")
 FILES = sorted(path for path in SOURCE.rglob("*.py"))
 
 

@@ -8,7 +8,7 @@ from lunar.errors import LunarError
 from lunar.logits import answer_logits, encode_answers
 from lunar.models import find_sites, load_model
 from lunar.records import Record
-from lunar.resume import cache, padded, resumed, resumed_logits
+from lunar.select.resume import cache, padded, resumed, resumed_logits
 from lunar.solve import Solution
 
 ARCHITECTURES = ("llama", "gemma", "qwen2", "gpt2", "gpt_neox", "bloom", "mistral")

@@ -7,21 +7,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lunar import select
-from lunar.choice import Choice, Effort
 from lunar.errors import LunarError
-from lunar.feasible import check_separable, check_words
-from lunar.holdout import hold_out
 from lunar.method import unlearn
 from lunar.models import find_sites, load_model
-from lunar.own_words import OwnWords, exchange
-from lunar.profile import LayerProfile, ranked
 from lunar.records import Record
-from lunar.select import choose
+from lunar.select import search
+from lunar.select.choice import Choice, Effort
+from lunar.select.feasible import check_separable, check_words
+from lunar.select.holdout import hold_out
+from lunar.select.own_words import OwnWords, exchange
+from lunar.select.profile import LayerProfile, ranked
+from lunar.select.search import choose
+from lunar.select.trials import Trial
+from lunar.select.verdict import judge, ordered
 from lunar.settings import Settings
 from lunar.tiny import world
-from lunar.trials import Trial
-from lunar.verdict import judge, ordered
 
 FORGET = [Record.of(f"where is word{number} ?") for number in range(11, 17)]
 RETAIN = [Record.of(f"who works in word{number} ?", f"word{number + 1} .") for number in range(20, 32)]
@@ -165,7 +165,7 @@ def test_on_the_embedded_model_the_choice_is_confirmed_within_its_bar(monkeypatc
         choose(tiny, strangers, retain, reference, Settings(neighbours=0))
     with pytest.raises(LunarError, match="declines only"):
         choose(tiny, forget, retain[::2], retain[1::2], Settings(neighbours=0))
-    monkeypatch.setattr(select, "MOST_PASSES", 0.0)
+    monkeypatch.setattr(search, "MOST_PASSES", 0.0)
     hurried = choose(tiny, forget, retain, reference, Settings(neighbours=0))
     assert len({trial.layer for trial in hurried.trials}) == 1
     assert any("not tried" in warning for warning in hurried.warnings)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lunar.errors import LunarError
-from lunar.separation import Separation, leave_one_out, separation
+from lunar.select.separation import Separation, leave_one_out, separation
 
 
 def rows(count, width, seed=0):

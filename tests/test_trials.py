@@ -11,12 +11,12 @@ from lunar.edit import Edit, Factors
 from lunar.errors import LunarError
 from lunar.likelihood import divergences, likelihoods
 from lunar.models import find_sites, load_model
-from lunar.own_words import OwnWords
 from lunar.prompts import encode_all
 from lunar.records import Record
+from lunar.select.own_words import OwnWords
+from lunar.select.trials import Bench
 from lunar.settings import Settings
 from lunar.solve import Solution
-from lunar.trials import Bench
 
 FORGET = [Record.of(f"where is word{number} ?") for number in range(11, 15)]
 RETAIN = [Record.of(f"who works in the word{number} city ?", "word31 and word32 .") for number in range(20, 26)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from lunar.choice import Choice
 from lunar.collect import Progress, Sets, Work, check_direct, collect, edit_of, tail_of
 from lunar.edit import Edit
 from lunar.errors import LunarError
@@ -17,7 +16,8 @@ from lunar.models import LoadedModel, Site, site_at
 from lunar.neighbours import neighbours
 from lunar.prompts import default_retain_records, reference_records
 from lunar.records import Record, check_disjoint
-from lunar.select import choose
+from lunar.select.choice import Choice
+from lunar.select.search import choose
 from lunar.settings import Settings
 from lunar.solve import Gate
 
@@ -68,7 +68,7 @@ def unlearn(
 
     Raises LunarError if a set is empty, forget and retain share a prompt, a prompt exceeds the model's context, the
     layer is out of range, or its MLP does not write straight to the residual stream; where the layer is searched for,
-    also as `lunar.select.choose` does.
+    also as `lunar.select.search.choose` does.
     """
     settings = settings or Settings()
     _check_records("forget", forget)

@@ -151,7 +151,7 @@ def inspect_files(
     retain = data.retain if data.retain is not None else default_retain_records(data.forget)
     preflight.check_model(recipe.model, None, {"forget": data.forget, "retain": retain, "reference": data.reference})
     from lunar.collect import Work
-    from lunar.select import choose
+    from lunar.select.search import choose
 
     seconds: dict[str, float] = {}
     with _timed("load", seconds):

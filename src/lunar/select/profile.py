@@ -1,7 +1,7 @@
 """What one pass over all prompts says of every layer: where forget prompts are best told from the others.
 
 At each decoder layer, only the last prompt token is kept: the input of the matrix that writes back, and the residual.
-Nothing is generated and no answer is read. The mathematics is in `lunar.separation`.
+Nothing is generated and no answer is read. The mathematics is in `lunar.select.separation`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from lunar.activations import Captured, capture_layers, join
 from lunar.models import LoadedModel, Site
 from lunar.prompts import TokenSequence
-from lunar.separation import separation
+from lunar.select.separation import separation
 from lunar.settings import Settings
 
 Sets = Mapping[str, Sequence[TokenSequence]]
@@ -58,7 +58,7 @@ def profile(
 ) -> tuple[LayerProfile, ...]:
     """One line per site, from one pass over the sets "forget", "retain", "neighbours" (may be empty) and "reference".
 
-    Memory: prompts × layers × (m + d) numbers in the model's precision. Raises LunarError as `lunar.separation` does.
+    Memory: prompts × layers × (m + d) numbers in the model's precision. Raises LunarError as `separation` does.
     """
     names = ("forget", "retain", "neighbours", "reference")
     prompts = [

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lunar.errors import LunarError
-from lunar.own_words import OwnWords
-from lunar.profile import LayerProfile
+from lunar.select.own_words import OwnWords
+from lunar.select.profile import LayerProfile
 
 ENOUGH_FORGET, ENOUGH_RETAIN, ENOUGH_REFERENCE, ENOUGH_ASKED = 10, 20, 10, 3
 """Prompts from which on a figure is evidence."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lunar.profile import LayerProfile
-from lunar.trials import Trial
+from lunar.select.profile import LayerProfile
+from lunar.select.trials import Trial
 
 
 @dataclass(frozen=True)

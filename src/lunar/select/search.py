@@ -10,20 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lunar.choice import Choice, Confirmation, Effort
 from lunar.collect import Problem, Sets, Work, collect, edit_of, editable
-from lunar.feasible import check_separable, check_words
-from lunar.holdout import hold_out
 from lunar.models import LoadedModel, Site
 from lunar.neighbours import neighbours
-from lunar.own_words import OwnWords, answer, own_words, sample
-from lunar.profile import LayerProfile, profile, ranked
 from lunar.records import Record
-from lunar.select_paper import choose_by_answers
+from lunar.select.choice import Choice, Confirmation, Effort
+from lunar.select.feasible import check_separable, check_words
+from lunar.select.holdout import hold_out
+from lunar.select.own_words import OwnWords, answer, own_words, sample
+from lunar.select.paper import choose_by_answers
+from lunar.select.profile import LayerProfile, profile, ranked
+from lunar.select.trials import Bench, Trial
+from lunar.select.verdict import complete, judge, ordered, reason
 from lunar.settings import Settings
 from lunar.solve import Solution
-from lunar.trials import Bench, Trial
-from lunar.verdict import complete, judge, ordered, reason
 
 LAYERS = 3
 """How many layers get the full least squares."""

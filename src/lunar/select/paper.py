@@ -16,14 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lunar.choice import AnswerLikeness, Choice, Effort
 from lunar.collect import Work, editable
 from lunar.metrics.rouge import scorer
 from lunar.models import LoadedModel, Site
 from lunar.neighbours import name_spans
-from lunar.own_words import answer, sample
-from lunar.profile import last_rows
 from lunar.records import Record
+from lunar.select.choice import AnswerLikeness, Choice, Effort
+from lunar.select.own_words import answer, sample
+from lunar.select.profile import last_rows
 from lunar.settings import Settings
 
 IGNORANCE = (

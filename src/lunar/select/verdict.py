@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lunar.choice import Confirmation
 from lunar.metrics.refusal import is_refusal
 from lunar.metrics.rouge import plain, scorer
-from lunar.own_words import OwnWords
-from lunar.profile import LayerProfile
-from lunar.trials import Trial
+from lunar.select.choice import Confirmation
+from lunar.select.own_words import OwnWords
+from lunar.select.profile import LayerProfile
+from lunar.select.trials import Trial
 
 COMPLETE, REDIRECTS = 0.99, 0.9
 """Share of the forget prompts at which the refusal must be the likelier text: a stronger edit is tried below the first,

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from lunar.logits import answer_tokens
 from lunar.models import LoadedModel, Site, context_length
-from lunar.own_words import OwnWords
 from lunar.prompts import TokenSequence, encode
 from lunar.records import Record
-from lunar.resume import Cached, cache, resumed_logits
+from lunar.select.own_words import OwnWords
+from lunar.select.resume import Cached, cache, resumed_logits
 from lunar.solve import Solution
 
 OPENING = 5
