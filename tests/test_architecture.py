@@ -13,6 +13,7 @@ import lunar.errors
 SOURCE = Path(lunar.errors.__file__).parent
 ORDER = [
     "errors",
+    "progress",
     "settings",
     "hub",
     "checkpoints",

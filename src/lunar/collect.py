@@ -21,13 +21,11 @@ from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
 from lunar.models import LoadedModel, Site, context_length, find_sites
 from lunar.moments import Moments, ReferenceMean
+from lunar.progress import Progress
 from lunar.prompts import TokenSequence, encode_all
 from lunar.records import Record
 from lunar.settings import TAIL, Settings
 from lunar.solve import Gate, Solution, gate, solve
-
-Progress = Callable[[str, int, int], None]
-"""Called with the name of a stage, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True)

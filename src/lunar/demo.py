@@ -12,13 +12,14 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from lunar.progress import Progress
 from lunar.prompts import reference_records
 from lunar.recipe import Recipe
 from lunar.records import Record
 from lunar.report import check_output
 from lunar.settings import Settings
 from lunar.tiny import world
-from lunar.workflow import Data, Outcome, Progress, carry_out
+from lunar.workflow import Data, Outcome, carry_out
 
 PERSON = "Mira Tolvane"
 SETTINGS = Settings()

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 from lunar.edit import Edit
 from lunar.generation import greedy
-from lunar.method import Progress
 from lunar.metrics import Observed, applicable, deviation_score, mean
 from lunar.models import LoadedModel, context_length
+from lunar.progress import Progress
 from lunar.prompts import encode_all
 from lunar.records import Record
 

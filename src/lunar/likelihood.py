@@ -20,8 +20,9 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from lunar.activations import evaluation_mode, input_device, pad
 from lunar.errors import LunarError
 from lunar.generation import end_tokens, plain_settings
-from lunar.logits import Progress, answer_logits, answer_tokens, answered_batches, encode_answers, proper_lengths
+from lunar.logits import answer_logits, answer_tokens, answered_batches, encode_answers, proper_lengths
 from lunar.models import LoadedModel, context_length
+from lunar.progress import Progress
 from lunar.records import Record
 
 Change = Callable[[], AbstractContextManager[object]]

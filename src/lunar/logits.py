@@ -7,7 +7,7 @@ one output embedding, whatever it does to the logits behind it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,10 +19,9 @@ from lunar.activations import batches_by_length, check_sequences, evaluation_mod
 from lunar.errors import LunarError
 from lunar.generation import end_tokens
 from lunar.models import LoadedModel, context_length
+from lunar.progress import Progress
 from lunar.prompts import TokenSequence, encode_all
 from lunar.records import Record
-
-Progress = Callable[[str, int, int], None]
 
 
 def encode_answers(loaded: LoadedModel, records: Sequence[Record], name: str) -> list[TokenSequence]:

@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from lunar.collect import Progress, Sets, Work, check_direct, collect, edit_of, tail_of
+from lunar.collect import Sets, Work, check_direct, collect, edit_of, tail_of
 from lunar.edit import Edit
 from lunar.errors import LunarError
 from lunar.models import LoadedModel, Site, site_at
 from lunar.neighbours import neighbours
+from lunar.progress import Progress
 from lunar.prompts import default_retain_records, reference_records
 from lunar.records import Record, check_disjoint
 from lunar.select.choice import Choice
 from lunar.select.search import choose
 from lunar.settings import Settings
 from lunar.solve import Gate
-
-__all__ = ["Progress", "Unlearned", "unlearn"]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ terminal; `progress` is called with a stage, how much of it is done and how much
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lunar import preflight
 from lunar.errors import LunarError
+from lunar.progress import Progress
 from lunar.prompts import default_retain_records, reference_records
 from lunar.recipe import Recipe, digest, write_recipe
 from lunar.records import Record, check_disjoint, read_records, split_by_group
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from lunar.evaluation import Comparison
     from lunar.models import LoadedModel
 
-Progress = Callable[[str, int, int], None]
 LOADING = "loading the model"
 HOLDOUT = "holdout"
 CELLS, SEARCH, COMPARISON_FILE = "cells", "search", "comparison.json"

@@ -12,8 +12,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from lunar.errors import LunarError
-from lunar.method import Progress
 from lunar.models import LoadedModel
+from lunar.progress import Progress
 from lunar.records import Record, check_disjoint
 
 

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 from lunar.baselines import Outcome
 from lunar.evaluation import answer_records
 from lunar.likelihood import answer_likelihoods, divergences, generated_ranks, likelihoods
-from lunar.method import Progress
 from lunar.metrics import (
     METRICS,
     Observed,
@@ -32,6 +31,7 @@ from lunar.metrics import (
     wrong_answers,
 )
 from lunar.models import LoadedModel
+from lunar.progress import Progress
 from lunar.records import Record
 
 FORGET = "forget"

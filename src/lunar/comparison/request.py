@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lunar.baselines import Task
-from lunar.method import Progress
 from lunar.models import LoadedModel
+from lunar.progress import Progress
 from lunar.records import Record
 
 

@@ -20,8 +20,8 @@ from lunar.comparison.methods import UNTOUCHED, method
 from lunar.comparison.request import Request
 from lunar.errors import LunarError
 from lunar.evaluation import answer_records
-from lunar.method import Progress
 from lunar.models import LoadedModel
+from lunar.progress import Progress
 from lunar.settings import RETAIN_ONLY
 
 

@@ -14,9 +14,9 @@ from lunar.comparison.methods import method
 from lunar.comparison.request import Request
 from lunar.errors import LunarError
 from lunar.evaluation import answer_records
-from lunar.method import Progress
 from lunar.metrics import Observed, deviation_score, metric, score
 from lunar.models import LoadedModel
+from lunar.progress import Progress
 from lunar.records import Record
 
 VALIDATION, VALIDATION_RETAINED = 20, 300
