@@ -1,0 +1,5 @@
+"""`python -m lunar` is `lunar`."""
+
+from lunar.cli import main
+
+main()
