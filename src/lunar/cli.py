@@ -94,8 +94,12 @@ def demo(
 
 @app.command()
 def unlearn(
-    model: Annotated[str | None, typer.Argument(help="A folder, a Hub id, or `tiny`.", show_default=False)] = None,
-    forget: Annotated[str | None, typer.Option(help="What to forget: a file of prompts or a Hub data set.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="A folder, a Hub id, or `tiny`; needed without --from.", show_default=False)
+    ] = None,
+    forget: Annotated[
+        str | None, typer.Option(help="What to forget: a file or a Hub data set; needed without --from.")
+    ] = None,
     retain: Annotated[
         str | None, typer.Option(help="What to leave alone: a file or Hub data set (default: built-in prompts).")
     ] = None,
@@ -121,7 +125,7 @@ def unlearn(
     recipe: Annotated[
         Path | None, typer.Option("--from", help="Run a recipe.toml again, instead of everything above.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="New or empty folder for the edit.")] = None,
+    output: Annotated[Path | None, typer.Option(help="New or empty folder for the edit; needed.")] = None,
     device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,

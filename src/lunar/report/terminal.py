@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -161,16 +160,17 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def side_by_side(question: str, before: str, after: str | None) -> Table:
+def side_by_side(question: str, before: str, after: str | None) -> RenderableType:
     """The answers to one question."""
-    table = Table(title=escape(question), title_justify="left")
+    # Not as the table's title, which would be wrapped to the width of the answers.
+    table = Table()
     table.add_column("answer" if after is None else "before", ratio=1)
     cells = [Text(before)]
     if after is not None:
         table.add_column("after", ratio=1)
         cells.append(Text(after))
     table.add_row(*cells)
-    return table
+    return Group(Text(question), table)
 
 
 def examples_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
