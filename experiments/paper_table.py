@@ -28,7 +28,7 @@ from typing import Any
 import pistol
 
 from lunar.baselines.retain_only import RetainOnlySettings
-from lunar.comparison import OURS, Request, compare_methods, search_all, with_forget_quality
+from lunar.comparison import OURS, UNTOUCHED, Request, compare_methods, search_all, with_forget_quality
 from lunar.errors import LunarError
 from lunar.prompts import reference_records
 from lunar.records import Record, read_records, split_by_group
@@ -179,10 +179,16 @@ def plot(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "lunar"
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(found), figsize=(5 * len(found), 4.5), squeeze=False, sharey=True)
-    for axis, (title, cells) in zip(axes[0], found.items(), strict=True):
+    wide = min(len(found), len(SCENARIOS))
+    high = -(-len(found) // wide)
+    figure, axes = pyplot.subplots(high, wide, figsize=(4 * wide + 2, 4 * high), squeeze=False, layout="constrained")
+    methods = list(dict.fromkeys(cell["method"] for cells in found.values() for cell in cells))
+    for axis in axes.flat[len(found) :]:
+        axis.axis("off")
+    shown: dict[str, Any] = {}
+    for axis, (title, cells) in zip(axes.flat, found.items(), strict=False):
         split = "retain_unseen" if any("retain_unseen" in c.get("scores", {}) for c in cells) else "retain"
-        for index, method in enumerate(dict.fromkeys(cell["method"] for cell in cells)):
+        for index, method in enumerate(methods):
             pairs = [
                 (value(cell, "forget", "rouge1"), value(cell, split, "rouge1"))
                 for cell in cells
@@ -191,12 +197,16 @@ def plot(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
             known = [(x, y) for x, y in pairs if x is not None and y is not None]
             if known:
                 x, y = (statistics.fmean(column) for column in zip(*known, strict=True))
-                marker = "*" if method in OURS else "osD^v"[index % 5]
-                axis.scatter(x, y, s=120 if method in OURS else 45, marker=marker, label=method, color=f"C{index % 10}")
-        axis.set(title=title, xlabel="forget ROUGE-1 (lower is better)", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    axes[0][0].set_ylabel("retain ROUGE-1 (higher is better)")
-    axes[0][-1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1.02, 0.5))
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+                # Eleven colours and markers that repeat after seven: no two methods look alike.
+                marker = "*" if method in OURS else "osDXv^P"[index % 7]
+                colour = "black" if method == UNTOUCHED else f"C{index % 10}"
+                shown[method] = axis.scatter(x, y, s=130 if method in OURS else 45, marker=marker, color=colour)
+        axis.set(title=title, xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        axis.set(
+            xlabel="forget ROUGE-1 (lower is better)", ylabel=f"{split.replace('_', ' ')} ROUGE-1 (higher is better)"
+        )
+    figure.legend(shown.values(), shown.keys(), fontsize="small", loc="outside right center")
+    figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 
 
