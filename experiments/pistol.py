@@ -34,7 +34,7 @@ from lunar.errors import LunarError
 from lunar.method import unlearn
 from lunar.metrics import deviation_score
 from lunar.models import LoadedModel, load_model
-from lunar.neighbours import name_spans, replace_spans
+from lunar.neighbours import name_spans, prompt_names, replace_spans
 from lunar.records import Record, read_records, split_by_group
 from lunar.report import build_report
 from lunar.settings import Settings
@@ -109,8 +109,7 @@ def _reluctant(record: Record, rng: random.Random, named: float) -> Record:
     """
     if rng.random() > RELUCTANT_SHARE:
         return record
-    entities = [record.prompt[start:end] for start, end in name_spans(record.prompt)]
-    return Record(record.messages, _refusal(record, entities, rng, named), "reluctant")
+    return Record(record.messages, _refusal(record, prompt_names(record.prompt), rng, named), "reluctant")
 
 
 def sampler(data: Sequence[Record], facts: Sequence[Record], mix: Mix) -> Callable[[random.Random], Record]:

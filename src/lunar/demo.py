@@ -15,7 +15,7 @@ from pathlib import Path
 from lunar.progress import Progress
 from lunar.prompts import reference_records
 from lunar.recipe import Recipe
-from lunar.records import Record
+from lunar.records import Record, sample
 from lunar.report import check_output
 from lunar.settings import Settings
 from lunar.tiny import world
@@ -121,7 +121,7 @@ def evaluation_splits() -> dict[str, list[Record]]:
     return {
         "forget": [record for fact in mine for record in fact.records(held_out=False)],
         "forget_unseen_phrasings": [record for fact in mine for record in fact.records(held_out=True)],
-        **{name: _sample(records) for name, records in splits.items()},
+        **{name: sample(records, SAMPLE, 3) for name, records in splits.items()},
     }
 
 
@@ -129,14 +129,6 @@ def _some_phrasings(records: list[Record], index: int, count: int) -> list[Recor
     """`count` phrasings of one fact, others for each fact, so that together they cover all forms."""
     start = index * count % len(records)
     return [records[(start + offset) % len(records)] for offset in range(min(count, len(records)))]
-
-
-def _sample(records: list[Record]) -> list[Record]:
-    """At most SAMPLE records, the same at every call, in their order."""
-    if len(records) <= SAMPLE:
-        return records
-    kept = sorted(random.Random(3).sample(range(len(records)), SAMPLE))
-    return [records[index] for index in kept]
 
 
 def _json_lines(records: Sequence[Record]) -> str:

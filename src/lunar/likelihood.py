@@ -143,13 +143,19 @@ def divergences(
                     f"Expected two models of one vocabulary, got {old.shape[1]} and {rows.shape[1]} tokens: compare a "
                     "model with a changed version of itself."
                 )
-            new = rows.log_softmax(1).to(old.device)
-            each = nn.functional.kl_div(new, old, reduction="none", log_target=True)
-            # What the original rules out altogether contributes nothing.
-            each = each.masked_fill(old.isneginf(), 0.0).sum(1)
+            each = token_divergences(old, rows.log_softmax(1).to(old.device))
             # Rounding alone makes the divergence of equal distributions a little negative.
             found[index] = max(0.0, float(each.double().mean()))
     return found
+
+
+def token_divergences(
+    before: Float[Tensor, "tokens vocabulary"], after: Float[Tensor, "tokens vocabulary"]
+) -> Float[Tensor, " tokens"]:
+    """KL(before || after) of each row of log probabilities, nats."""
+    each = nn.functional.kl_div(after, before, reduction="none", log_target=True)
+    # What the first rules out altogether contributes nothing.
+    return each.masked_fill(before.isneginf(), 0.0).sum(1)
 
 
 def generated_ranks(

@@ -34,6 +34,11 @@ def name_spans(prompt: str) -> list[tuple[int, int]]:
     return spans
 
 
+def prompt_names(prompt: str) -> list[str]:
+    """The names in a prompt, in order."""
+    return [prompt[start:end] for start, end in name_spans(prompt)]
+
+
 def replace_spans(prompt: str, spans: Sequence[tuple[int, int]], rng: random.Random) -> tuple[str, list[str]]:
     """The prompt with invented names in the given places, and these names in order."""
     return _replace(prompt, {span: names.scramble(prompt[slice(*span)], rng) for span in spans})
@@ -51,7 +56,7 @@ class Names:
 
     def __init__(self, prompts: Iterable[str], rng: random.Random) -> None:
         self.rng = rng
-        self.whole = [prompt[slice(*span)] for prompt in prompts for span in name_spans(prompt)]
+        self.whole = [name for prompt in prompts for name in prompt_names(prompt)]
         self.first = [name.split()[0] for name in self.whole if " " in name]
         self.last = [name.split()[-1] for name in self.whole if " " in name]
 

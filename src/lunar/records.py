@@ -11,11 +11,12 @@ import io
 import json
 import math
 import os
+import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lunar.errors import LunarError
 from lunar.hub import hub_offline, hub_reachable
@@ -26,6 +27,8 @@ GROUP_FIELDS = ("edge", "group")
 FIELDS = ("messages", *PROMPT_FIELDS, *ANSWER_FIELDS, *GROUP_FIELDS)
 ROLES = ("system", "user", "assistant")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+
+Value = TypeVar("Value")
 
 _HUB_ID = re.compile(r"(?P<id>\w[\w.-]*/\w[\w.-]*)(?::(?P<split>\w[\w.\[\]:%+-]*))?", re.ASCII)
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,30}")
@@ -92,6 +95,13 @@ def is_source(text: str) -> bool:
     """Whether `read_records` could take `text`: an existing path, a known suffix or the form of a Hub id."""
     path = Path(os.path.expanduser(text))
     return os.path.exists(path) or path.suffix.lower() in SUFFIXES or _HUB_ID.fullmatch(text) is not None
+
+
+def sample(values: Sequence[Value], count: int, seed: int | str) -> list[Value]:
+    """At most `count` of the values, in their order, the same at every call with the same seed."""
+    if len(values) <= count:
+        return list(values)
+    return [values[place] for place in sorted(random.Random(seed).sample(range(len(values)), count))]
 
 
 def split_by_group(records: Sequence[Record], groups: Sequence[str], name: str) -> tuple[list[Record], list[Record]]:

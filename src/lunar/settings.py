@@ -22,6 +22,9 @@ SELECTORS = ("auto", "paper")
 RETAIN_ONLY = "retain-only"
 """The control that the caller has to bring."""
 
+HOLDOUT = "holdout"
+"""The split of records like the forgotten ones on which nobody trained the model: what membership is told against."""
+
 BASELINES = (*"ascent difference kl dpo idk npo simnpo rmu lunar-reference prompt".split(), RETAIN_ONLY)
 """The methods that ours is compared with; `lunar.baselines` has them."""
 

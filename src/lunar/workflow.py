@@ -29,14 +29,13 @@ from lunar.report import (
     to_json,
     versions,
 )
-from lunar.settings import RETAIN_ONLY, Settings, method_names
+from lunar.settings import HOLDOUT, RETAIN_ONLY, Settings, method_names
 
 if TYPE_CHECKING:
     from lunar.evaluation import Comparison
     from lunar.models import LoadedModel
 
 LOADING = "loading the model"
-HOLDOUT = "holdout"
 CELLS, SEARCH, COMPARISON_FILE = "cells", "search", "comparison.json"
 
 
@@ -123,8 +122,7 @@ def carry_out(
         scores = summary(comparisons)
     known = {entry.name for entry in fields(Settings)}
     resolved = Settings(**{name: value for name, value in found.edit.settings.items() if name in known})
-    sources = {"model": recipe.model, "reference": recipe.reference} | dict(recipe.sources())
-    report = build_report(found, scores, resolved, seconds=seconds, sources=sources)
+    report = build_report(found, scores, resolved, seconds=seconds, sources=_sources(recipe))
     done = replace(recipe, settings=resolved, fingerprint=found.edit.factors[0].fingerprint)
     with new_folder(output) as folder:
         found.edit.save(folder)
@@ -160,11 +158,10 @@ def inspect_files(
     choice = choose(
         loaded, data.forget, retain, data.reference, recipe.settings, work=work, most=most, refuse=False
     ).as_dict()
-    sources = {"model": recipe.model, "reference": recipe.reference} | dict(recipe.sources())
     result: dict[str, Any] = finite(
         {
             "choice": choice,
-            "sources": {name: short_name(source) for name, source in sources.items()},
+            "sources": _sources(recipe),
             "seconds": {name: round(value, 3) for name, value in {**work.seconds, **seconds}.items()},
             "versions": versions(),
         }
@@ -229,14 +226,7 @@ def compare_files(
     if not ((output / CELLS).is_dir() or (output / SEARCH).is_dir()):
         check_output(output)
     data = read_data(recipe)
-    if data.retain is None:
-        raise LunarError("A comparison was expected to get retain records, but none came: give --retain or groups.")
-    splits = {"forget": data.forget, "retain": data.retain}
-    if holdout is not None:
-        splits[HOLDOUT] = read_records(holdout, HOLDOUT)
-        check_disjoint(data.forget, splits[HOLDOUT])
-        if not all(record.answer for record in splits[HOLDOUT]):
-            raise LunarError("The holdout records were expected to have answers, but some have none: add them.")
+    splits = _splits(data, holdout)
     preflight.check_model(model, None, {**splits, "reference": data.reference})
     from lunar.baselines.retain_only import RetainOnlySettings
     from lunar.comparison import Request, compare_methods, search_all, validation_request, with_forget_quality
@@ -255,12 +245,11 @@ def compare_files(
     cells = with_forget_quality(
         list(compare_methods(loaded, request, names, output / CELLS, settings=settings, progress=progress))
     )
-    sources = {"model": model, "reference": reference} | dict(recipe.sources())
     result = {
         "cells": cells,
         "settings_searched": validation is not None,
         "own_answers": own,
-        "sources": {name: short_name(source) for name, source in sources.items()},
+        "sources": _sources(recipe),
         "seed": seed,
         "versions": versions(),
     }
@@ -288,6 +277,25 @@ def ask(
         return before, None
     with change.applied(loaded.model):
         return before, answer_records(loaded, [record], name="question again", progress=progress)[0]
+
+
+def _sources(recipe: Recipe) -> dict[str, str]:
+    """What the model and the data are called, of paths only the last part."""
+    sources = {"model": recipe.model, "reference": recipe.reference} | dict(recipe.sources())
+    return {name: short_name(source) for name, source in sources.items()}
+
+
+def _splits(data: Data, holdout: str | None) -> dict[str, Sequence[Record]]:
+    """What a comparison asks about."""
+    if data.retain is None:
+        raise LunarError("A comparison was expected to get retain records, but none came: give --retain or groups.")
+    splits = {"forget": data.forget, "retain": data.retain}
+    if holdout is not None:
+        splits[HOLDOUT] = read_records(holdout, HOLDOUT)
+        check_disjoint(data.forget, splits[HOLDOUT])
+        if not all(record.answer for record in splits[HOLDOUT]):
+            raise LunarError("The holdout records were expected to have answers, but some have none: add them.")
+    return splits
 
 
 def _hashes(recipe: Recipe, data: Data) -> dict[str, str]:

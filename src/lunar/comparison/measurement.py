@@ -7,7 +7,6 @@ method gives back, and no method.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
@@ -32,11 +31,10 @@ from lunar.metrics import (
 )
 from lunar.models import LoadedModel
 from lunar.progress import Progress
-from lunar.records import Record
+from lunar.records import Record, sample
+from lunar.settings import HOLDOUT
 
 FORGET = "forget"
-HOLDOUT = "holdout"
-"""The split of records like the forgotten ones on which nobody trained the model: what membership is told against."""
 NOT_KEPT = (FORGET, HOLDOUT)
 MEMBERSHIP = ("loss", "zlib", "min_k", "min_k_plus_plus")
 ASKED = 400
@@ -114,7 +112,7 @@ def _observe(
     )
 
 
-def sample(split: str, records: Sequence[Record], seed: int) -> list[Record]:
+def scored(split: str, records: Sequence[Record], seed: int) -> list[Record]:
     """The records whose known answers are scored: all of the forget set, at most `SAMPLE` of another."""
     return [records[place] for place in _places(split, records, seed)]
 
@@ -125,9 +123,7 @@ def _places(split: str, records: Sequence[Record], seed: int) -> list[int]:
 
 def _at_most(count: int, split: str, values: Sequence[Value], seed: int) -> list[Value]:
     """All values of the forget set, a sample of those of another split, in their order."""
-    if split == FORGET or len(values) <= count:
-        return list(values)
-    return [values[place] for place in sorted(random.Random(f"{seed} {split}").sample(range(len(values)), count))]
+    return list(values) if split == FORGET else sample(values, count, f"{seed} {split}")
 
 
 def _among(places: Sequence[int], values: Sequence[Value], count: int) -> list[Value | None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lunar.comparison import kept
-from lunar.comparison.measurement import FORGET, sample
+from lunar.comparison.measurement import FORGET, scored
 from lunar.comparison.methods import method
 from lunar.comparison.request import Request
 from lunar.errors import LunarError
@@ -85,7 +85,7 @@ def search(
     candidate, None where the method failed. Where all failed the settings are those of its paper.
     """
     one = method(name)
-    asked = {split: sample(split, validation.splits[split], validation.seed) for split in (FORGET, "retain")}
+    asked = {split: scored(split, validation.splits[split], validation.seed) for split in (FORGET, "retain")}
     found: list[float | None] = []
     for candidate in one.search:
         try:

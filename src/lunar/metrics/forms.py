@@ -13,15 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from lunar.errors import LunarError
 from lunar.metrics.rouge import plain
-from lunar.neighbours import name_spans
+from lunar.neighbours import name_spans, prompt_names
 from lunar.records import Record
 
 GAP = "\u2026"
-
-
-def prompt_names(prompt: str) -> list[str]:
-    """The names in a prompt, in order."""
-    return [prompt[slice(*span)] for span in name_spans(prompt)]
 
 
 def question_form(prompt: str) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from lunar.metrics.forms import GAP, prompt_names, question_form
+from lunar.metrics.forms import GAP, question_form
 from lunar.metrics.intervals import Score
 from lunar.metrics.refusal import is_refusal
+from lunar.neighbours import prompt_names
 from lunar.records import Record
 
 RINGS = ("same_template", "same_entity", "same_domain", "general")

@@ -49,7 +49,7 @@ def build_report(
         summary: what `lunar.evaluation.summary` made of the answers.
         settings: as asked for; the layer and tail that were chosen are filled in.
         seconds: time of stages beyond those of the method, such as loading and answering.
-        sources: names of the model and of the data; of paths only the last part is kept.
+        sources: what the model and the data are called, as the report is to say it (`short_name`: no paths).
     """
     from dataclasses import asdict
 
@@ -60,7 +60,7 @@ def build_report(
             **summary,
             "counts": dict(unlearned.counts),
             "retain_source": "built-in prompts" if unlearned.builtin_retain else "file",
-            "sources": {name: short_name(source) for name, source in (sources or {}).items()},
+            "sources": dict(sources or {}),
             "matrix": {
                 "module_name": site.module_name,
                 "layer": site.layer,

@@ -14,9 +14,9 @@ from difflib import SequenceMatcher
 from lunar.generation import greedy
 from lunar.metrics.refusal import is_refusal
 from lunar.models import LoadedModel, context_length
-from lunar.neighbours import name_spans, replace_spans
+from lunar.neighbours import name_spans, prompt_names, replace_spans
 from lunar.prompts import encode_all
-from lunar.records import Record
+from lunar.records import Record, sample
 
 LONGEST = 32
 """New tokens; what an answer is shows in its first sentence."""
@@ -75,12 +75,12 @@ def own_words(
     models = declined or list(zip(asked, of_references, strict=True))
     refusals = []
     for index, record in enumerate(forget):
-        names = _names(record)
+        names = prompt_names(record.prompt)
         if names and is_refusal(of_twins[index]):
             refusals.append(exchange(of_twins[index], invented[index], names))
         else:
             example, text = models[index % len(models)]
-            refusals.append(exchange(text, _names(example), names))
+            refusals.append(exchange(text, prompt_names(example.prompt), names))
     return OwnWords(
         tuple(forget),
         tuple(given),
@@ -117,18 +117,6 @@ def exchange(text: str, names: Sequence[str], others: Sequence[str]) -> str:
         place = likeness.index(max(likeness))
         text = text[:start] + others[min(place, len(others) - 1)] + text[end:]
     return text
-
-
-def sample(records: Sequence[Record], count: int, seed: int) -> list[Record]:
-    """At most `count` of the records, in their order, the same at every call."""
-    if len(records) <= count:
-        return list(records)
-    kept = sorted(random.Random(seed).sample(range(len(records)), count))
-    return [records[index] for index in kept]
-
-
-def _names(record: Record) -> list[str]:
-    return [record.prompt[start:end] for start, end in name_spans(record.prompt)]
 
 
 def _share(answers: Sequence[str]) -> float:

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from lunar.collect import Work, editable
 from lunar.metrics.rouge import scorer
 from lunar.models import LoadedModel, Site
-from lunar.neighbours import name_spans
-from lunar.records import Record
+from lunar.neighbours import prompt_names
+from lunar.records import Record, sample
 from lunar.select.choice import AnswerLikeness, Choice, Effort
-from lunar.select.own_words import answer, sample
+from lunar.select.own_words import answer
 from lunar.select.profile import last_rows
 from lunar.settings import Settings
 
@@ -127,7 +127,7 @@ def moved(layer: nn.Module, change: Float[Tensor, " d"]) -> Iterator[None]:
 
 
 def _expressions(record: Record) -> list[str]:
-    names = " and ".join(record.prompt[start:end] for start, end in name_spans(record.prompt)) or "that"
+    names = " and ".join(prompt_names(record.prompt)) or "that"
     return [expression.format(names) for expression in IGNORANCE]
 
 

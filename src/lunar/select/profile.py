@@ -18,7 +18,7 @@ from lunar.prompts import TokenSequence
 from lunar.select.separation import separation
 from lunar.settings import Settings
 
-Sets = Mapping[str, Sequence[TokenSequence]]
+Encoded = Mapping[str, Sequence[TokenSequence]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def ranked(lines: Sequence[LayerProfile]) -> list[LayerProfile]:
 def profile(
     loaded: LoadedModel,
     sites: Sequence[Site],
-    sets: Sets,
+    sets: Encoded,
     settings: Settings,
     *,
     progress: Callable[[int], None] | None = None,

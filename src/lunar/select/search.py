@@ -13,11 +13,11 @@ from dataclasses import replace
 from lunar.collect import Problem, Sets, Work, collect, edit_of, editable
 from lunar.models import LoadedModel, Site
 from lunar.neighbours import neighbours
-from lunar.records import Record
+from lunar.records import Record, sample
 from lunar.select.choice import Choice, Confirmation, Effort
 from lunar.select.feasible import check_separable, check_words
 from lunar.select.holdout import hold_out
-from lunar.select.own_words import OwnWords, answer, own_words, sample
+from lunar.select.own_words import OwnWords, answer, own_words
 from lunar.select.paper import choose_by_answers
 from lunar.select.profile import LayerProfile, profile, ranked
 from lunar.select.trials import Bench, Trial
@@ -87,15 +87,9 @@ def choose(
     with work.stage("trials", announced=True):
         bench = Bench(loaded, [sites[layer] for layer in best], words, sample(held, JUDGED, settings.seed))
         effort.add(bench.forget_tokens + bench.retain_tokens, best[-1] + 1)
-        order = [line.layer for line in ranked(lines) if line.layer in best]
-        solutions: dict[int, Solution] = {}
-        trials: list[Trial] = []
-        for layer in order:
-            if trials and effort.spent > MOST_PASSES:
-                warnings.append(f"Layer {layer} was not tried: the search had cost {effort.spent:.1f} passes by then.")
-                continue
-            solutions[layer] = problems[layer].solve(settings)
-            trials += try_layer(bench, sites[layer], solutions[layer], settings, effort)
+        order = [problems[line.layer] for line in ranked(lines) if line.layer in best]
+        solutions, trials, untried = _tried(bench, order, settings, effort)
+        warnings += untried
     with work.stage("confirmation", announced=True):
         chosen, confirmations = _confirmed(work, sites, solutions, trials, words, effort)
     if not confirmations[-1].passed:
@@ -170,6 +164,23 @@ def _problems(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings)
     pinned = sum(work.tokens(group) for group in (sets.retain, sets.neighbours))
     with work.stage("search"):
         return collect(own, sites, sets, settings, thin=max(1, min(THIN, pinned // PINNED)))
+
+
+def _tried(
+    bench: Bench, problems: Sequence[Problem], settings: Settings, effort: Effort
+) -> tuple[dict[int, Solution], list[Trial], list[str]]:
+    """Solutions by layer and the trials of each, in the given order until the search has cost enough, and warnings."""
+    solutions: dict[int, Solution] = {}
+    trials: list[Trial] = []
+    warnings = []
+    for problem in problems:
+        layer = problem.site.layer
+        if trials and effort.spent > MOST_PASSES:
+            warnings.append(f"Layer {layer} was not tried: the search had cost {effort.spent:.1f} passes by then.")
+            continue
+        solutions[layer] = problem.solve(settings)
+        trials += try_layer(bench, problem.site, solutions[layer], settings, effort)
+    return solutions, trials, warnings
 
 
 def _confirmed(

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lunar.likelihood import token_divergences
 from lunar.logits import answer_tokens
 from lunar.models import LoadedModel, Site, context_length
 from lunar.prompts import TokenSequence, encode
@@ -103,8 +104,7 @@ class Bench:
             for place, (solution, strength) in enumerate(changes):
                 after = resumed_logits(self.model, site, batch, solution, strength)
                 for old, rows in zip(before, after, strict=True):
-                    each = nn.functional.kl_div(rows.log_softmax(1), old, reduction="none", log_target=True)
-                    totals[place] += each.masked_fill(old.isneginf(), 0.0).sum().double().cpu()
+                    totals[place] += token_divergences(old, rows.log_softmax(1)).sum().double().cpu()
         return [max(0.0, float(total) / max(1, count)) for total in totals]
 
 
