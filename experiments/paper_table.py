@@ -1,12 +1,14 @@
 """The paper's comparison: methods × architectures × forget sets, one resumable command.
 
     python experiments/paper_table.py --data FILE [--facts FILE] --output DIR [--architectures llama,gemma,qwen2]
-        [--scenarios all,half,three,single] [--groups A_B,A_m,…] [--retain-only A_B] [--methods all] [--device cuda]
+        [--scenarios all,half,three,single] [--groups A_B,A_m,…] [--requests 3] [--retain-only A_B] [--methods all]
+        [--rows FILE] [--device cuda]
 
 Trains a model of each architecture that knows the file (experiments/pistol.py; cached), chooses each method's settings
 by a search of its declared candidates on a validation group that is not reported, and runs every method on every group.
-A finished cell is a file in DIR/cells and is not run again. Afterwards DIR holds `table.json`, `table.md` and
-`plot.svg` (forget against retain, one point per method). The scenarios:
+A finished cell is a file in DIR/cells and is not run again. Afterwards DIR holds `rows.json` (a row per cell),
+`table.md` and `plot.svg` (forget against retain, one point per method). What `--rows` holds already, from another
+machine or day, is not run again either and stands in the table with the rest. The scenarios:
 
     all      every other group is given as retain data, and measured
     half     half of the other groups are given, the others measured as `retain_unseen`
@@ -22,6 +24,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +35,12 @@ from lunar.comparison import OURS, UNTOUCHED, Request, compare_methods, search_a
 from lunar.errors import LunarError
 from lunar.prompts import reference_records
 from lunar.records import Record, read_records, split_by_group
-from lunar.settings import method_names
+from lunar.report import versions
+from lunar.settings import RETAIN_ONLY, method_names
 
 SCENARIOS = ("all", "half", "three", "single")
 GROUPS = ("A_B", "A_m", "E1_F1", "B_p2", "A_C3")
+ROWS_FILE = "rows.json"
 COLUMNS = {
     "forget ROUGE-1": ("forget", "rouge1"),
     "retain ROUGE-1": ("retain", "rouge1"),
@@ -52,7 +57,18 @@ COLUMNS = {
 }
 """Column to split and metric. Likeness to what the original says about things it never knew, repetition, and perplexity
 under the original model are what says whether an answer is coherent."""
-COMBINED = {"utility": "model_utility", "forget quality": "forget_quality"}
+WHOLE = {
+    "DS": "deviation_score",
+    "DS, unseen": "deviation_score_unseen",
+    "utility": "model_utility",
+    "forget quality": "forget_quality",
+    "seconds": "seconds",
+    "changed": "changed_parameters",
+}
+ORDER = ("DS", "DS, unseen", *COLUMNS, "utility", "forget quality", "seconds", "peak MiB", "changed")
+DIGITS = {"DS": 1, "DS, unseen": 1, "seconds": 1, "peak MiB": 0}
+
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,10 +84,13 @@ class Case:
         return f"{self.scenario}-{'+'.join(self.groups)}"
 
 
-def cases(scenarios: Sequence[str], groups: Sequence[str]) -> Iterator[Case]:
-    """Every request; three groups at once begin with each of the groups in turn."""
-    for scenario in scenarios:
-        for index, group in enumerate(groups):
+def cases(scenarios: Sequence[str], groups: Sequence[str], requests: int | None = None) -> Iterator[Case]:
+    """The first so many requests of every scenario (all of them for None), one of each before the next of any.
+
+    Three groups at once begin with each of the groups in turn.
+    """
+    for index, group in enumerate(groups[:requests]):
+        for scenario in scenarios:
             if scenario == "three":
                 yield Case(scenario, tuple(groups[(index + offset) % len(groups)] for offset in range(3)))
             else:
@@ -90,32 +109,82 @@ def request(data: Sequence[Record], facts: Sequence[Record], case: Case, seed: i
     return Request(forget, [*retain, *given], reference, {k: v for k, v in splits.items() if v}, seed)
 
 
-def run(arguments: argparse.Namespace) -> dict[str, list[Mapping[str, Any]]]:
-    """All cells, by architecture and scenario; each is printed when it is there."""
+def run(arguments: argparse.Namespace, rows: dict[tuple[str, ...], Row]) -> None:
+    """Run what is not among the rows yet and add it to them; each cell is printed when it is there."""
     data = read_records(arguments.data, "data")
     facts = read_records(arguments.facts, "facts") if arguments.facts else []
     names = method_names(arguments.methods)
-    found: dict[str, list[Mapping[str, Any]]] = {}
     for architecture in arguments.architectures:
+        missing = {
+            case: wanted
+            for case in cases(arguments.scenarios, arguments.groups, arguments.requests)
+            if (wanted := _missing(rows, architecture, case, names, arguments.retain_only))
+        }
+        if not missing:
+            continue
         loaded = pistol.trained_model(data, facts, arguments.device, architecture)
         validation = request(data, facts, Case("all", (arguments.validation_group,)), arguments.seed)
-        chosen = search_all(loaded, validation, names, arguments.output / "search" / architecture)
-        for case in cases(arguments.scenarios, arguments.groups):
-            wanted = list(names)
+        needed = [name for name in names if any(name in wanted for wanted in missing.values())]
+        chosen = search_all(loaded, validation, needed, arguments.output / "search" / architecture)
+        for case, wanted in missing.items():
             settings = dict(chosen)
-            if case.scenario == "all" and case.groups[0] in arguments.retain_only:
+            if RETAIN_ONLY in wanted:
                 rest = [record for record in data if record.group not in case.groups]
-                without = pistol.trained_model(rest, facts, arguments.device, architecture)
-                settings["retain-only"] = RetainOnlySettings(without)
-                wanted.append("retain-only")
+                settings[RETAIN_ONLY] = RetainOnlySettings(
+                    pistol.trained_model(rest, facts, arguments.device, architecture)
+                )
             folder = arguments.output / "cells" / architecture / case.name
             asked = request(data, facts, case, arguments.seed)
             cells = []
             for cell in compare_methods(loaded, asked, wanted, folder, settings=settings):
                 cells.append(cell)
                 print(f"{architecture:7s} {case.name:16s} {line(cell)}", flush=True)
-            found.setdefault(f"{architecture}, {case.scenario}", []).extend(with_forget_quality(cells))
-    return found
+            for measured in with_forget_quality(cells):
+                one = row(architecture, case, measured)
+                rows[key(one)] = one
+            write(arguments.output / ROWS_FILE, rows)
+
+
+def _missing(
+    rows: Mapping[tuple[str, ...], Row], architecture: str, case: Case, names: Sequence[str], controlled: Sequence[str]
+) -> list[str]:
+    """The methods of a case that have no row yet, with the control where it is wanted."""
+    control = [RETAIN_ONLY] if case.scenario == "all" and case.groups[0] in controlled else []
+    return [name for name in (*names, *control) if (architecture, case.name, name) not in rows]
+
+
+def row(architecture: str, case: Case, cell: Mapping[str, Any]) -> dict[str, Any]:
+    """What the table needs to know of a cell, with what it was made by."""
+    found: dict[str, Any] = {"architecture": architecture, "scenario": case.scenario, "groups": list(case.groups)}
+    found |= {"method": cell["method"], "settings": cell.get("settings"), "date": datetime.now(UTC).date().isoformat()}
+    found |= {name: version for name, version in versions().items() if name in ("lunar", "torch")}
+    if "failed" in cell:
+        return found | {"failed": cell["failed"]}
+    values = {title: cell.get(name) for title, name in WHOLE.items()}
+    values |= {title: value(cell, *place) for title, place in COLUMNS.items()}
+    values["peak MiB"] = cell["peak_memory_bytes"] / 2**20
+    return found | {"values": {title: values[title] for title in ORDER if values[title] is not None}}
+
+
+def key(one: Row) -> tuple[str, ...]:
+    """What no two rows have in common."""
+    return one["architecture"], Case(one["scenario"], tuple(one["groups"])).name, one["method"]
+
+
+def read(path: Path | None) -> dict[tuple[str, ...], Row]:
+    """The rows of a file by their keys."""
+    if path is None:
+        return {}
+    try:
+        return {key(one): one for one in json.loads(path.read_text(encoding="utf-8"))}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LunarError(f"{path} was expected to hold rows of the table, but cannot be read: {error!r}.") from error
+
+
+def write(path: Path, rows: Mapping[tuple[str, ...], Row]) -> None:
+    """A line for each row, so that changes can be read."""
+    text = ",\n".join(json.dumps(one) for one in rows.values())
+    path.write_text(f"[\n{text}\n]\n", encoding="utf-8")
 
 
 def line(cell: Mapping[str, Any]) -> str:
@@ -146,32 +215,46 @@ def spread(values: Sequence[float | None], digits: int = 3) -> str:
     )
 
 
-def table(cells: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: one row per method, means and standard deviations over its requests."""
-    columns = {
-        title: place for title, place in COLUMNS.items() if any(value(cell, *place) is not None for cell in cells)
-    }
-    combined = {title: name for title, name in COMBINED.items() if any(cell.get(name) is not None for cell in cells)}
-    titles = ["method", "requests", "DS", "DS, unseen", *columns, *combined, "seconds", "peak MiB", "changed"]
-    rows = ["| " + " | ".join(titles) + " |", "| --- " * len(titles) + "|"]
-    for method in dict.fromkeys(cell["method"] for cell in cells):
-        mine = [cell for cell in cells if cell["method"] == method]
-        done = [cell for cell in mine if "failed" not in cell]
-        values = [
-            f"{len(done)} of {len(mine)}",
-            spread([cell.get("deviation_score") for cell in done], 1),
-            spread([cell.get("deviation_score_unseen") for cell in done], 1),
-            *(spread([value(cell, *place) for cell in done]) for place in columns.values()),
-            *(spread([cell.get(name) for cell in done]) for name in combined.values()),
-            spread([cell["seconds"] for cell in done], 1),
-            spread([cell["peak_memory_bytes"] / 2**20 for cell in done], 0),
-            f"{round(statistics.fmean(cell['changed_parameters'] for cell in done)):,}" if done else "–",
-        ]
-        rows.append(f"| {'**' + method + '**' if method in OURS else method} | " + " | ".join(values) + " |")
-    return "\n".join(rows)
+def panels(rows: Mapping[tuple[str, ...], Row]) -> dict[str, list[Row]]:
+    """The rows of each table: by architecture and scenario."""
+    found: dict[str, list[Row]] = {}
+    for scenario in SCENARIOS:
+        for one in rows.values():
+            if one["scenario"] == scenario:
+                found.setdefault(f"{one['architecture']}, {scenario}", []).append(one)
+    return dict(sorted(found.items(), key=lambda item: item[0].split(",")[0]))
 
 
-def plot(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+def by_method(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each method: the untouched model first, then ours, then the others as they come."""
+    names = list(dict.fromkeys(one["method"] for one in rows))
+    names.sort(key=lambda name: (name != UNTOUCHED, name not in OURS))
+    return {name: [one for one in rows if one["method"] == name] for name in names}
+
+
+def column(rows: Sequence[Row], title: str) -> list[float | None]:
+    return [one.get("values", {}).get(title) for one in rows]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: one line per method, means and standard deviations over its requests."""
+    titles = [title for title in ORDER if any(one is not None for one in column(rows, title))]
+    lines = ["| " + " | ".join(["method", "requests", *titles]) + " |", "| --- " * (len(titles) + 2) + "|"]
+    for method, mine in by_method(rows).items():
+        done = [one for one in mine if "failed" not in one]
+        values = [f"{len(done)} of {len(mine)}"]
+        for title in titles:
+            found = column(done, title)
+            if title == "changed":
+                known = [one for one in found if one is not None]
+                values.append(f"{round(statistics.fmean(known)):,}" if known else "–")
+            else:
+                values.append(spread(found, DIGITS.get(title, 3)))
+        lines.append(f"| {'**' + method + '**' if method in OURS else method} | " + " | ".join(values) + " |")
+    return "\n".join(lines)
+
+
+def plot(found: Mapping[str, Sequence[Row]], path: Path) -> None:
     """Forget against retain, one point per method and panel; the best corner is at the top left."""
     import matplotlib
 
@@ -182,29 +265,26 @@ def plot(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     wide = min(len(found), len(SCENARIOS))
     high = -(-len(found) // wide)
     figure, axes = pyplot.subplots(high, wide, figsize=(4 * wide + 2, 4 * high), squeeze=False, layout="constrained")
-    methods = list(dict.fromkeys(cell["method"] for cells in found.values() for cell in cells))
+    methods = list(by_method([one for rows in found.values() for one in rows]))
     for axis in axes.flat[len(found) :]:
         axis.axis("off")
     shown: dict[str, Any] = {}
-    for axis, (title, cells) in zip(axes.flat, found.items(), strict=False):
-        split = "retain_unseen" if any("retain_unseen" in c.get("scores", {}) for c in cells) else "retain"
-        for index, method in enumerate(methods):
-            pairs = [
-                (value(cell, "forget", "rouge1"), value(cell, split, "rouge1"))
-                for cell in cells
-                if cell["method"] == method
-            ]
+    for axis, (title, rows) in zip(axes.flat, found.items(), strict=False):
+        unseen = any(one is not None for one in column(rows, "retain unseen"))
+        across = "retain unseen" if unseen else "retain ROUGE-1"
+        for method, mine in by_method(rows).items():
+            pairs = zip(column(mine, "forget ROUGE-1"), column(mine, across), strict=True)
             known = [(x, y) for x, y in pairs if x is not None and y is not None]
             if known:
-                x, y = (statistics.fmean(column) for column in zip(*known, strict=True))
-                # Eleven colours and markers that repeat after seven: no two methods look alike.
+                x, y = (statistics.fmean(values) for values in zip(*known, strict=True))
+                # Ten colours and markers that repeat after seven: no two methods look alike.
+                index = methods.index(method)
                 marker = "*" if method in OURS else "osDXv^P"[index % 7]
                 colour = "black" if method == UNTOUCHED else f"C{index % 10}"
                 shown[method] = axis.scatter(x, y, s=130 if method in OURS else 45, marker=marker, color=colour)
         axis.set(title=title, xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-        axis.set(
-            xlabel="forget ROUGE-1 (lower is better)", ylabel=f"{split.replace('_', ' ')} ROUGE-1 (higher is better)"
-        )
+        part = "groups not given" if unseen else "groups given"
+        axis.set(xlabel="forget ROUGE-1 (lower is better)", ylabel=f"ROUGE-1 on {part} (higher is better)")
     figure.legend(shown.values(), shown.keys(), fontsize="small", loc="outside right center")
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
@@ -221,6 +301,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--architectures", default=["llama", "gemma", "qwen2"], type=_listed)
     parser.add_argument("--scenarios", default=list(SCENARIOS), type=_listed)
     parser.add_argument("--groups", default=list(GROUPS), type=_listed)
+    parser.add_argument("--requests", type=int, help="only the first so many of each scenario")
+    parser.add_argument("--rows", type=Path, help="rows.json of earlier runs: not run again, and in the table")
     parser.add_argument("--validation-group", default="A_C2", help="for choosing settings; not reported")
     parser.add_argument("--methods", default="all")
     parser.add_argument(
@@ -240,12 +322,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     arguments = parse()
     try:
-        found = run(arguments)
+        rows = read(arguments.rows)
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        run(arguments, rows)
     except LunarError as error:
         print(error, file=sys.stderr)
         return 2
-    (arguments.output / "table.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    text = "\n\n".join(f"### {title}\n\n{table(cells)}" for title, cells in found.items())
+    write(arguments.output / ROWS_FILE, rows)
+    found = panels(rows)
+    text = "\n\n".join(f"### {title}\n\n{table(mine)}" for title, mine in found.items())
     (arguments.output / "table.md").write_text(text + "\n", encoding="utf-8")
     plot(found, arguments.output / "plot.svg")
     print(text)

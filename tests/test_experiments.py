@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -102,12 +103,12 @@ def run_table(toy, monkeypatch, *more):
 
 def test_the_table_holds_every_method_and_scenario_and_finished_cells_are_kept(toy, monkeypatch, capsys):
     assert run_table(toy, monkeypatch, "--scenarios", "all,half", "--retain-only", "Abc") == 0
-    cells = json.loads((toy / "table" / "table.json").read_text(encoding="utf-8"))
-    assert list(cells) == ["llama, all", "llama, half"]
-    methods = [cell["method"] for cell in cells["llama, all"]]
+    rows = json.loads((toy / "table" / "rows.json").read_text(encoding="utf-8"))
+    parts = {scenario: [row for row in rows if row["scenario"] == scenario] for scenario in ("all", "half")}
+    methods = [row["method"] for row in parts["all"]]
     assert methods == ["original", "shift", "prompt", "retain-only", "original", "shift", "prompt"]
-    assert ["forget_quality" in cell for cell in cells["llama, all"]] == [True] * 4 + [False] * 3
-    assert all("deviation_score_unseen" in cell for cell in cells["llama, half"])
+    assert ["forget quality" in row["values"] for row in parts["all"]] == [True] * 4 + [False] * 3
+    assert all("DS, unseen" in row["values"] for row in parts["half"])
     text = (toy / "table" / "table.md").read_text(encoding="utf-8")
     header, _, *rows = next(part for part in text.split("\n\n") if part.startswith("|")).splitlines()
     assert "DS" in header
@@ -119,6 +120,28 @@ def test_the_table_holds_every_method_and_scenario_and_finished_cells_are_kept(t
     assert run_table(toy, monkeypatch, "--scenarios", "all,half", "--retain-only", "Abc") == 0
     assert "training" not in capsys.readouterr().out
     assert times == {path: path.stat().st_mtime_ns for path in (toy / "table").rglob("cells/**/*.json")}
+
+
+def test_the_table_runs_only_what_has_no_row_yet(toy, monkeypatch, capsys):
+    chosen = ("--scenarios", "all", "--requests", "1")
+    assert run_table(toy, monkeypatch, *chosen) == 0
+    rows = json.loads((toy / "table" / "rows.json").read_text(encoding="utf-8"))
+    assert [row["method"] for row in rows] == ["original", "shift", "prompt"]
+    others = [row | {"architecture": "another"} for row in rows]
+    (toy / "earlier.json").write_text(json.dumps([*others, *rows[:2]]), encoding="utf-8")
+    shutil.rmtree(toy / "table")
+    capsys.readouterr()
+    assert run_table(toy, monkeypatch, *chosen, "--rows", str(toy / "earlier.json")) == 0
+    assert {path.stem for path in (toy / "table").rglob("cells/**/*.json")} == {"original", "prompt"}
+    printed = capsys.readouterr().out
+    assert "### another, all" in printed
+    assert "### llama, all" in printed
+    again = json.loads((toy / "table" / "rows.json").read_text(encoding="utf-8"))
+    assert {(row["architecture"], row["method"]) for row in again} == {
+        (architecture, method) for architecture in ("another", "llama") for method in ("original", "shift", "prompt")
+    }
+    (toy / "earlier.json").write_text("{}]", encoding="utf-8")
+    assert run_table(toy, monkeypatch, *chosen, "--rows", str(toy / "earlier.json")) == 2
 
 
 def test_the_table_forgets_three_groups_at_once_and_retains_a_single_one(toy):

@@ -95,7 +95,7 @@ def rate(step: int, steps: int, settings: TrainingSettings) -> float:
 
 def _fit(task: Task, model: PreTrainedModel, steps: list[Step], settings: TrainingSettings, loss: Loss) -> None:
     parameters = [part for part in model.parameters() if part.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, len(steps), settings))
     for number, step in enumerate(steps, 1):
         with torch.enable_grad():
