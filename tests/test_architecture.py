@@ -34,6 +34,7 @@ ORDER = [
     "edit",
     "metrics",
     "collect",
+    "gated",
     "select",
     "method",
     "baselines",

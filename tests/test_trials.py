@@ -14,7 +14,7 @@ from lunar.models import find_sites, load_model
 from lunar.prompts import encode_all
 from lunar.records import Record
 from lunar.select.own_words import OwnWords
-from lunar.select.trials import Bench
+from lunar.select.trials import Bench, Candidate
 from lunar.settings import Settings
 from lunar.solve import Solution
 
@@ -37,7 +37,7 @@ def test_probabilities_and_divergence_are_those_of_the_edited_model(loaded):
     opening = [(answer.split()[:5], refusal.split()[:5]) for answer, refusal in zip(ANSWERS, REFUSALS, strict=True)]
     words = OwnWords(tuple(FORGET), tuple(ANSWERS), tuple(REFUSALS), 0.0, 1.0, 2, 0)
     bench = Bench(loaded, sites, words, RETAIN)
-    own, refusal, share = bench.forget(site, solution, 2.0)
+    own, refusal, share = bench.forget(Candidate(site, solution), 2.0)
     assert bench.compared == 4
     edit = Edit((Factors.of(site.module_name, solution, site.transposed),)).scaled(2.0)
     with edit.applied(loaded.model):
@@ -60,7 +60,7 @@ def test_probabilities_and_divergence_are_those_of_the_edited_model(loaded):
     assert refusal == pytest.approx(sum(expected[1]) / 4, rel=1e-3)
     assert share == sum(two > one or one < 0.01 for one, two in zip(*expected, strict=True)) / 4
     known = divergences(loaded, lambda: edit.applied(loaded.model), RETAIN)
-    (measured, nothing) = bench.divergence(site, [(solution, 2.0), (solution, 0.0)])
+    measured, nothing = (bench.divergence(Candidate(site, solution), strength) for strength in (2.0, 0.0))
     assert measured == pytest.approx(sum(known) / len(known), rel=1e-3)
     assert measured > 1e-4
     assert nothing < 1e-6

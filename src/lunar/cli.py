@@ -111,7 +111,8 @@ def unlearn(
         list[str] | None, typer.Option(help="Forget this group of --forget; the others are retained. Repeatable.")
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="shift (default, most sparing), collapse (most robust) or split.")
+        str | None,
+        typer.Option(help="shift (default), collapse (more robust), split (between) or gated (threshold)."),
     ] = None,
     layer: Annotated[
         str | None,
@@ -175,7 +176,7 @@ def inspect(
     forget_group: Annotated[
         list[str] | None, typer.Option(help="Forget this group of --forget; the others are retained. Repeatable.")
     ] = None,
-    target: Annotated[str, typer.Option(help="shift, collapse or split.")] = "shift",
+    target: Annotated[str, typer.Option(help="shift, collapse, split or gated.")] = "shift",
     trials: Annotated[int, typer.Option(min=1, help="How many of the best separated layers are tried.")] = 3,
     plot: Annotated[Path | None, typer.Option(help="Draw the layers into this .svg or .png file.")] = None,
     device: Device = None,

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from lunar.collect import Sets, Work, check_direct, collect, edit_of, tail_of
 from lunar.edit import Edit
 from lunar.errors import LunarError
+from lunar.gated import build
 from lunar.models import LoadedModel, Site, site_at
 from lunar.neighbours import neighbours
 from lunar.progress import Progress
@@ -66,8 +67,8 @@ def unlearn(
         reference: prompts that the model declines, or the name of a built-in set ("unverifiable" or "refusal").
 
     Raises LunarError if a set is empty, forget and retain share a prompt, a prompt exceeds the model's context, the
-    layer is out of range, or its MLP does not write straight to the residual stream; where the layer is searched for,
-    also as `lunar.select.search.choose` does.
+    layer is out of range, or its MLP does not write straight to the residual stream; for a gated edit as
+    `lunar.gated.build` does; where the layer is searched for, also as `lunar.select.search.choose` does.
     """
     settings = settings or Settings()
     _check_records("forget", forget)
@@ -88,11 +89,15 @@ def unlearn(
     check_direct(loaded, site)
 
     beside = neighbours(forget, retained, settings.neighbours, settings.seed) if settings.neighbours else []
-    problem = collect(work, [site], Sets(forget, retained, beside, referred), settings)[site.layer]
+    sets = Sets(forget, retained, beside, referred)
+    problem = collect(work, [site], sets, settings)[site.layer]
+    card = asdict(settings) | {"layer": site.layer, "tail": tail_of(settings)}
     with work.stage("solve", announced=True):
-        solution, detector = problem.solve(settings), problem.gate(settings)
-        card = asdict(settings) | {"layer": site.layer, "tail": tail_of(settings)}
-        edit = edit_of(loaded, site, solution, card, settings.strength or 0.0)
+        detector = problem.gate(settings)
+        if settings.target != "gated":
+            edit = edit_of(loaded, site, problem.solve(settings), card, settings.strength or 0.0)
+    if settings.target == "gated":
+        edit = build(work, sets, problem, settings).edit(loaded, site, card)
     counts = {
         "forget_prompts": len(forget),
         "retain_prompts": len(retained),

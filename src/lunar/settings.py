@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from lunar.errors import LunarError, unknown
 
-TARGETS = ("shift", "collapse", "split")
-"""What the redirected rows may be asked for; `lunar.targets` says how each is computed."""
+TARGETS = ("shift", "collapse", "split", "gated")
+"""What the redirected rows may be asked for; `lunar.targets` says how each is computed, `lunar.gated` the last."""
 
-TAIL = {"shift": 1, "collapse": 9, "split": 9}
+TAIL = {"shift": 1, "collapse": 9, "split": 9, "gated": 1}
 """How many of the last prompt tokens each target redirects unless told otherwise."""
 
 
@@ -48,7 +48,8 @@ class Settings:
     """How to edit. The defaults are those that the trial runs in docs/method.md found to work.
 
     Attributes:
-        target: "shift" (the paper's; the most sparing), "collapse" (the most robust) or "split" (between them).
+        target: "shift" (the paper's), "collapse" (more robust, spares less), "split" (between them) or "gated"
+            (collapse behind a threshold: needs a gated MLP in the next layer, and changes that too).
         layer: decoder layer to edit, negative from the end; "auto" searches, "paper" takes the paper's selector.
         strength: factor on the wanted change; 1 moves the forget prompts onto the reference, 0 changes nothing. None is
             the smallest that redirects where the layer is searched for, else 1.
@@ -84,6 +85,8 @@ class Settings:
             raise LunarError(
                 f"The ridge must be a number of at least 0, but {self.ridge} came: 1e-4 is the usual value."
             )
+        if self.target == "gated" and (self.redirect_answers or self.tail not in (None, 1)):
+            raise LunarError("A gated edit redirects last prompt tokens only: leave tail and redirect_answers alone.")
         if self.tail is not None and self.tail < 1:
             raise LunarError(f"At least 1 token of each prompt must be redirected, but a tail of {self.tail} came.")
         if not (self.forget_weight > 0 and self.retain_weight > 0):

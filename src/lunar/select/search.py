@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lunar.collect import Problem, Sets, Work, collect, edit_of, editable
+from lunar.collect import Problem, Sets, Work, collect, editable
+from lunar.errors import LunarError
+from lunar.gated import build, can_build
 from lunar.models import LoadedModel, Site
 from lunar.neighbours import neighbours
 from lunar.records import Record, sample
@@ -20,10 +22,9 @@ from lunar.select.holdout import hold_out
 from lunar.select.own_words import OwnWords, answer, own_words
 from lunar.select.paper import choose_by_answers
 from lunar.select.profile import LayerProfile, profile, ranked
-from lunar.select.trials import Bench, Trial
+from lunar.select.trials import Bench, Candidate, Trial
 from lunar.select.verdict import complete, judge, ordered, reason
 from lunar.settings import Settings
-from lunar.solve import Solution
 
 LAYERS = 3
 """How many layers get the full least squares."""
@@ -81,17 +82,16 @@ def choose(
     with work.stage("asking"):
         words = _words(work, forget, reference, settings, effort)
     warnings = [*check_separable(lines, len(forget), len(retain), refuse), *check_words(words, refuse)]
-    best = sorted(line.layer for line in ranked(lines)[:most])
-    problems = _problems(work, [sites[layer] for layer in best], sets, settings)
-    effort.add(sum(work.tokens(group) for group in (forget, kept, sets.neighbours, reference)), best[-1] + 1)
+    best = _best(loaded, sites, lines, settings, most)
+    problems = _problems(work, [sites[layer] for layer in sorted(best)], sets, settings)
+    effort.add(sum(work.tokens(group) for group in (forget, kept, sets.neighbours, reference)), max(best) + 1)
     with work.stage("trials", announced=True):
-        bench = Bench(loaded, [sites[layer] for layer in best], words, sample(held, JUDGED, settings.seed))
-        effort.add(bench.forget_tokens + bench.retain_tokens, best[-1] + 1)
-        order = [problems[line.layer] for line in ranked(lines) if line.layer in best]
-        solutions, trials, untried = _tried(bench, order, settings, effort)
+        bench = Bench(loaded, [sites[layer] for layer in sorted(best)], words, sample(held, JUDGED, settings.seed))
+        effort.add(bench.forget_tokens + bench.retain_tokens, max(best) + 1)
+        candidates, trials, untried = _tried(work, bench, sets, [problems[layer] for layer in best], settings, effort)
         warnings += untried
     with work.stage("confirmation", announced=True):
-        chosen, confirmations = _confirmed(work, sites, solutions, trials, words, effort)
+        chosen, confirmations = _confirmed(work, candidates, trials, words, effort)
     if not confirmations[-1].passed:
         warnings.append(
             f"No trial both redirected the forget prompts and held when answers were generated: the best redirects "
@@ -111,21 +111,23 @@ def choose(
     )
 
 
-def try_layer(bench: Bench, site: Site, solution: Solution, settings: Settings, effort: Effort) -> list[Trial]:
+def try_layer(bench: Bench, candidate: Candidate, settings: Settings, effort: Effort) -> list[Trial]:
     """Trials at one layer, from the smallest strength up to the first that redirects all; its divergence is measured.
 
-    One solve serves all of them, because the change goes with the strength.
+    One solve serves all of them, because the change goes with the strength; behind a threshold there is only one.
     """
     found: list[Trial] = []
-    above = effort.layers - site.layer - 1
-    for strength in STRENGTHS if settings.strength is None else (settings.strength,):
-        own, refusal, share = bench.forget(site, solution, strength)
+    layer = candidate.site.layer
+    above = effort.layers - layer - 1
+    strengths = STRENGTHS if candidate.behind is None else (1.0,)
+    for strength in strengths if settings.strength is None else (settings.strength,):
+        own, refusal, share = bench.forget(candidate, strength)
         effort.add(bench.forget_tokens, above)
-        found.append(Trial(site.layer, settings.target, settings.forget_weight, strength, own, refusal, share))
+        found.append(Trial(layer, settings.target, settings.forget_weight, strength, own, refusal, share))
         if complete(found[-1]):
             break
     index = max(range(len(found)), key=lambda place: (complete(found[place]), found[place].redirected, -place))
-    (divergence,) = bench.divergence(site, [(solution, found[index].strength)])
+    divergence = bench.divergence(candidate, found[index].strength)
     effort.add(2 * bench.retain_tokens, above)
     found[index] = replace(found[index], retain_divergence=divergence)
     return found
@@ -166,36 +168,73 @@ def _problems(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings)
         return collect(own, sites, sets, settings, thin=max(1, min(THIN, pinned // PINNED)))
 
 
+def _best(
+    loaded: LoadedModel, sites: Sequence[Site], lines: Sequence[LayerProfile], settings: Settings, most: int
+) -> list[int]:
+    """The layers to try, the best separated first; for a gated edit, those that have a place for it behind them.
+
+    Raises LunarError where none has.
+    """
+    order = [line.layer for line in ranked(lines)]
+    if settings.target == "gated":
+        order = [layer for layer in order if can_build(loaded, sites[layer])]
+    if not order:
+        raise LunarError(
+            "A model with gated MLPs behind root-mean-square norms was expected, as Llama's, but this one has none: "
+            "choose another target than gated."
+        )
+    return order[:most]
+
+
+def _candidate(work: Work, sets: Sets, problem: Problem, settings: Settings, effort: Effort) -> Candidate:
+    """The solution of one layer's problem; raises LunarError where a gated edit finds no threshold there."""
+    if settings.target != "gated":
+        return Candidate(problem.site, problem.solve(settings))
+    layers = problem.site.layer + 2
+    pinned = sum(work.tokens(group) for group in (sets.retain, sets.neighbours))
+    # Once to look at the pinned prompts, once more with the flags in place.
+    effort.add(2 * pinned + sum(work.tokens(group) for group in (sets.forget, sets.reference)), layers)
+    built = build(Work(work.loaded, work.progress), sets, problem, settings)
+    return Candidate(problem.site, built.solution, built.behind)
+
+
 def _tried(
-    bench: Bench, problems: Sequence[Problem], settings: Settings, effort: Effort
-) -> tuple[dict[int, Solution], list[Trial], list[str]]:
-    """Solutions by layer and the trials of each, in the given order until the search has cost enough, and warnings."""
-    solutions: dict[int, Solution] = {}
+    work: Work, bench: Bench, sets: Sets, problems: Sequence[Problem], settings: Settings, effort: Effort
+) -> tuple[dict[int, Candidate], list[Trial], list[str]]:
+    """Candidates by layer and the trials of each, in the given order until the search has cost enough, and warnings.
+
+    A gated edit that redirects is taken without a look at further layers: building one costs two passes.
+    """
+    candidates: dict[int, Candidate] = {}
     trials: list[Trial] = []
     warnings = []
+    refused: LunarError | None = None
     for problem in problems:
         layer = problem.site.layer
         if trials and effort.spent > MOST_PASSES:
             warnings.append(f"Layer {layer} was not tried: the search had cost {effort.spent:.1f} passes by then.")
             continue
-        solutions[layer] = problem.solve(settings)
-        trials += try_layer(bench, problem.site, solutions[layer], settings, effort)
-    return solutions, trials, warnings
+        if settings.target == "gated" and any(complete(trial) for trial in trials):
+            break
+        try:
+            candidates[layer] = _candidate(work, sets, problem, settings, effort)
+        except LunarError as error:
+            refused = error
+            continue
+        trials += try_layer(bench, candidates[layer], settings, effort)
+    if refused is not None and not trials:
+        raise refused
+    return candidates, trials, warnings
 
 
 def _confirmed(
-    work: Work,
-    sites: Sequence[Site],
-    solutions: dict[int, Solution],
-    trials: Sequence[Trial],
-    words: OwnWords,
-    effort: Effort,
+    work: Work, tried: dict[int, Candidate], trials: Sequence[Trial], words: OwnWords, effort: Effort
 ) -> tuple[Trial, list[Confirmation]]:
     """The first of the two best candidates that holds when answers are generated, else the best."""
     candidates = ordered(trials)
     confirmations = []
     for trial in candidates[:2]:
-        edit = edit_of(work.loaded, sites[trial.layer], solutions[trial.layer], {}, trial.strength)
+        edit = tried[trial.layer].edit(work.loaded, trial.strength)
         with edit.applied(work.loaded.model):
             answers, tokens = answer(work.loaded, words.records)
         effort.add(tokens, effort.layers)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lunar.collect import edit_of
+from lunar.edit import Edit
 from lunar.likelihood import token_divergences
 from lunar.logits import answer_tokens
 from lunar.models import LoadedModel, Site, context_length
@@ -58,6 +61,30 @@ class Trial:
     retain_divergence: float | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A change that can be tried at any strength.
+
+    Attributes:
+        site: of the layer.
+        solution: the change of its write-back matrix at strength 1.
+        behind: changes of matrices of later layers, made for a strength of 1 only.
+    """
+
+    site: Site
+    solution: Solution
+    behind: Edit | None = None
+
+    def edit(self, loaded: LoadedModel, strength: float) -> Edit:
+        """The change as an edit."""
+        edit = edit_of(loaded, self.site, self.solution, {}, strength)
+        return edit if self.behind is None else Edit((*edit.factors, *self.behind.factors))
+
+    def later(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Within the block, the later layers are changed."""
+        return nullcontext() if self.behind is None else self.behind.applied(model)
+
+
 class Bench:
     """The texts of all trials, cached at some layers by one pass.
 
@@ -80,11 +107,11 @@ class Bench:
         self._forget = cache(loaded.model, sites, pairs) if pairs else []
         self._retain = cache(loaded.model, sites, retained) if retained else []
 
-    def forget(self, site: Site, solution: Solution, strength: float) -> tuple[float, float, float]:
+    def forget(self, candidate: Candidate, strength: float) -> tuple[float, float, float]:
         """Mean probability of the own answers and of the refusals, and the share of prompts that are redirected."""
         logs = torch.zeros(2 * self.compared, dtype=torch.float64)
         for batch in self._forget:
-            logits = resumed_logits(self.model, site, batch, solution, strength)
+            logits = self._changed(candidate, batch, strength)
             for index, sequence, rows in zip(batch.indices, batch.sequences, logits, strict=True):
                 gold = torch.tensor(answer_tokens(sequence), device=rows.device)[:, None]
                 logs[index] = rows.double().log_softmax(1).gather(1, gold).sum().cpu()
@@ -94,22 +121,21 @@ class Bench:
         redirected = (refusal > own) | (own < math.log(GONE))
         return float(own.exp().mean()), float(refusal.exp().mean()), float(redirected.double().mean())
 
-    def divergence(self, site: Site, changes: Sequence[tuple[Solution, float]]) -> list[float]:
-        """KL(original || edited) per token of the retained answers, nats, for each change with its strength."""
-        totals = torch.zeros(len(changes), dtype=torch.float64)
-        count = 0
+    def divergence(self, candidate: Candidate, strength: float) -> float:
+        """KL(original || edited) per token of the retained answers, nats."""
+        total, count = 0.0, 0
         for batch in self._retain:
-            before = _log_probabilities(self.model, site, batch)
+            before = resumed_logits(self.model, candidate.site, batch)
+            after = self._changed(candidate, batch, strength)
             count += sum(len(rows) for rows in before)
-            for place, (solution, strength) in enumerate(changes):
-                after = resumed_logits(self.model, site, batch, solution, strength)
-                for old, rows in zip(before, after, strict=True):
-                    totals[place] += token_divergences(old, rows.log_softmax(1)).sum().double().cpu()
-        return [max(0.0, float(total) / max(1, count)) for total in totals]
+            for old, rows in zip(before, after, strict=True):
+                each = token_divergences(old.log_softmax(1), rows.log_softmax(1))
+                total += float(each.sum().double())
+        return max(0.0, total / max(1, count))
 
-
-def _log_probabilities(model: nn.Module, site: Site, batch: Cached) -> list[Float[Tensor, "_ vocabulary"]]:
-    return [rows.log_softmax(1) for rows in resumed_logits(model, site, batch)]  # type: ignore[arg-type]
+    def _changed(self, candidate: Candidate, batch: Cached, strength: float) -> list[Float[Tensor, "_ vocabulary"]]:
+        with candidate.later(self.model):
+            return resumed_logits(self.model, candidate.site, batch, candidate.solution, strength)
 
 
 def _openings(

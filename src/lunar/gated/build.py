@@ -1,0 +1,205 @@
+"""Build a gated edit: the passes over the data between flags and units.
+
+Retain activations are streamed; kept are a sample of write-back inputs for the bar, and one row per pinned prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lunar.activations import capture_layers, join
+from lunar.collect import Problem, Sets, Work, edit_of
+from lunar.edit import Edit, Factors, fingerprint
+from lunar.errors import LunarError
+from lunar.gated.flags import WIDTH_SHARE, channels_of, find_flags
+from lunar.gated.reader import Reader, reader_behind
+from lunar.gated.units import Units, find_units
+from lunar.generation import greedy
+from lunar.models import LoadedModel, Site
+from lunar.moments import Moments, ReferenceMean
+from lunar.records import Record
+from lunar.settings import Settings
+from lunar.solve import Solution
+
+SAMPLED = 0.35
+"""Share of the pinned tokens before the last by which the bar is fitted."""
+ANSWERED, LONGEST = 96, 24
+"""Neighbours whose answers by the model are pinned as well, and their tokens: what it says of invented names are the
+refusals that follow a forget prompt once it is forgotten, and behind which nothing is to happen any more."""
+WEIGHT_FACTOR, LAST_FACTOR = 40 / 3, 30.0
+"""The settings' weights of forget rows and of retain prompts' last tokens are multiplied by these: what a flag is off
+by costs nothing below the threshold, so that forget rows can be asked for more exactly than in a linear edit."""
+
+
+@dataclass(frozen=True)
+class Gated:
+    """An edit of the write-back matrix of one layer and of the three matrices of the next layer's MLP.
+
+    Attributes:
+        solution: the change of the write-back matrix, which raises the flags and changes no answer by itself.
+        behind: the change of the other matrices.
+        units: what that change is made of, with the readings on both sides of the threshold.
+    """
+
+    solution: Solution
+    behind: Edit
+    units: Units
+
+    def edit(self, loaded: LoadedModel, site: Site, settings: dict[str, object]) -> Edit:
+        """Both together."""
+        flags = edit_of(loaded, site, self.solution, {}, 1.0)
+        return Edit((*flags.factors, *self.behind.factors), settings)
+
+
+def can_build(loaded: LoadedModel, site: Site) -> bool:
+    """Whether the layer behind the site's has an MLP in which a gated edit can be held."""
+    try:
+        reader_behind(loaded, site)
+    except LunarError:
+        return False
+    return True
+
+
+def build(work: Work, sets: Sets, problem: Problem, settings: Settings) -> Gated:
+    """Solve for flags and units.
+
+    Args:
+        work: the model, with progress.
+        sets: of the request.
+        problem: the least squares at the site, with the last prompt tokens redirected.
+        settings: weights, ridge and strength are taken from here.
+
+    Raises LunarError where the next layer has no gated MLP, or the flags of forget prompts do not stand out.
+    """
+    loaded, site = work.loaded, problem.site
+    reader = reader_behind(loaded, site)
+    with work.stage("refusals"):
+        answered = _answered(work, sets.neighbours[:ANSWERED])
+    pinned = [*sets.retain, *answered, *sets.neighbours[ANSWERED:]]
+    with work.stage("bar"):
+        seen = _look(work, site, reader, pinned)
+    channels = channels_of(problem.inner, min(site.width // WIDTH_SHARE, reader.site.inner_width // 4))
+    with work.stage("flags", announced=True):
+        flags = find_flags(
+            problem.moments.second,
+            problem.inner,
+            channels,
+            seen.inner,
+            seen.last,
+            seen.answer,
+            seen.spread,
+            size=float(problem.residual.double().norm(dim=1).mean()),
+            weight=WEIGHT_FACTOR * settings.forget_weight,
+            last_weight=LAST_FACTOR * settings.retain_weight,
+            given_weight=settings.retain_weight,
+            share=SAMPLED,
+            ridge=settings.ridge,
+        )
+        solution = flags.solution()
+        flagging = edit_of(loaded, site, solution, {}, 1.0)
+    with work.stage("units"), flagging.applied(loaded.model):
+        inputs, residual = _last(work, "flags", reader, sets.forget)
+        others, _ = _last(work, "other prompts", reader, pinned)
+    wanted = _reference(work, reader, sets.reference) - residual.double()
+    strength = 1.0 if settings.strength is None else settings.strength
+    units = find_units(loaded, reader, flags, seen.use, channels, inputs, strength * wanted, others)
+    return Gated(solution, _behind(loaded, reader, units), units)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one pass of the pinned prompts through the unedited model left.
+
+    Attributes:
+        inner: [rows, m] write-back inputs: all last tokens and answer tokens, and a sample of the others.
+        last: [rows] whether a row is a last token.
+        answer: [rows] whether it is an answer token.
+        spread: [d, d] second moment of the normalised residual before the next MLP.
+        use: [m'] mean square of what each of that MLP's units writes.
+    """
+
+    inner: Float[Tensor, "rows m"]
+    last: Bool[Tensor, " rows"]
+    answer: Bool[Tensor, " rows"]
+    spread: Float[Tensor, "d d"]
+    use: Float[Tensor, " units"]
+
+
+def _look(work: Work, site: Site, reader: Reader, records: Sequence[Record]) -> _Seen:
+    generator = torch.Generator().manual_seed(0)
+    rows, last, answer = [], [], []
+    spread = Moments.zeros(site.width)
+    use = torch.zeros(reader.site.inner_width, dtype=torch.float64)
+    for batch in work.capture("bar", [site, reader.input_site], records, with_answer=True):
+        here, behind = batch[site.layer], batch[reader.site.layer]
+        normalised = behind.inner.double() / reader.scale
+        spread.update(normalised, torch.ones(len(normalised)))
+        use += reader.hidden(work.loaded, behind.inner).double().cpu().square().sum(0)
+        kept = (here.from_end <= 0) | (torch.rand(len(here.inner), generator=generator) < SAMPLED)
+        rows.append(here.inner[kept])
+        last.append(here.from_end[kept] == 0)
+        answer.append(here.from_end[kept] < 0)
+    written = reader.weight(work.loaded, reader.site.module_name).square().sum(0)
+    return _Seen(torch.cat(rows), torch.cat(last), torch.cat(answer), spread.second, use * written)
+
+
+def _answered(work: Work, records: Sequence[Record]) -> list[Record]:
+    """The records with what the model says to them."""
+    sequences = work.encode("refusals", records, with_answer=False)
+    if not sequences:
+        return []
+    report = work.reporter("refusals", len(sequences))
+    answers = greedy(work.loaded.model, work.loaded.tokenizer, sequences, max_new_tokens=LONGEST, progress=report)
+    return [replace(record, answer=text or None) for record, text in zip(records, answers, strict=True)]
+
+
+def _last(work: Work, name: str, reader: Reader, records: Sequence[Record]) -> tuple[Tensor, Tensor]:
+    """[prompts, d] inputs of the next MLP and outputs of its layer, at the last prompt tokens."""
+    sequences = work.encode(name, records, with_answer=False)
+    batches = capture_layers(
+        work.loaded.model,
+        [reader.input_site],
+        sequences,
+        last_only=True,
+        pad_token_id=work.loaded.tokenizer.pad_token_id or 0,
+        progress=work.reporter(name, len(sequences)),
+    )
+    rows = join([batch[reader.site.layer].cpu() for batch in batches])
+    return rows.inner, rows.residual
+
+
+def _reference(work: Work, reader: Reader, records: Sequence[Record]) -> Float[Tensor, " d"]:
+    """Mean output of the next layer at the reference prompts' last tokens."""
+    mean = ReferenceMean.zeros(1, reader.site.width)
+    with work.stage("reference"):
+        for batch in work.capture("reference", [reader.site], records, with_answer=False):
+            rows = batch[reader.site.layer]
+            mean.update(rows.residual, rows.from_end)
+    return mean.mean()[0]
+
+
+def _behind(loaded: LoadedModel, reader: Reader, units: Units) -> Edit:
+    """The units' new weights as changes of the three matrices."""
+    name = reader.site.module_name
+    picked = torch.nn.functional.one_hot(units.places, reader.site.inner_width).double()
+    gate = units.gate - reader.weight(loaded, reader.gate)[units.places]
+    up = units.up - reader.weight(loaded, reader.up)[units.places]
+    columns = units.columns - reader.weight(loaded, name)[:, units.places]
+    return Edit(
+        (
+            _factors(loaded, reader.gate, picked.T, gate),
+            _factors(loaded, reader.up, picked.T, up),
+            _factors(loaded, name, columns, picked, reader.site.transposed),
+        )
+    )
+
+
+def _factors(loaded: LoadedModel, name: str, write: Tensor, read: Tensor, transposed: bool = False) -> Factors:
+    weight: Any = loaded.model.get_submodule(name).weight
+    return Factors.of(name, Solution(write, read), transposed, fingerprint(weight))
