@@ -38,6 +38,7 @@ ORDER = [
     "method",
     "baselines",
     "evaluation",
+    "attacks",
     "comparison",
     "report",
     "tiny",
