@@ -1,5 +1,6 @@
-"""Where a model's activations stand at the last prompt token, on average: what directions are differences of.
+"""Directions in the residual stream: differences between mean activations at the last prompt token.
 
+From where to where is the origin of a direction. Forget prompts are always those of the half that the attacker has.
 Knows models and records; knows nothing of what a direction is used for.
 """
 
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lunar.activations import capture_layers
+from lunar.attacks.attack import Case
 from lunar.errors import LunarError
 from lunar.models import LoadedModel, Site, context_length
 from lunar.prompts import encode_all
@@ -19,6 +21,15 @@ from lunar.records import Record
 
 Means = dict[int, Float[Tensor, " d"]]
 """By layer, a mean in float64 on the CPU."""
+
+ORIGINS = {
+    "original": (("unlearned", "forget"), ("original", "forget")),
+    "known": (("unlearned", "forget"), ("unlearned", "retain")),
+    "reference": (("original", "forget"), ("original", "reference")),
+    "declined": (("unlearned", "retain"), ("unlearned", "reference")),
+}
+"""By name, from where to where a direction leads: a model and a set of prompts each. "reference" is the method's own r,
+"declined" the same without the original model and without a forget prompt."""
 
 
 def last_token_means(loaded: LoadedModel, sites: Sequence[Site], records: Sequence[Record], name: str) -> Means:
@@ -37,6 +48,18 @@ def last_token_means(loaded: LoadedModel, sites: Sequence[Site], records: Sequen
     return {layer: total / len(records) for layer, total in sums.items()}
 
 
-def difference(to: Means, away: Means) -> Means:
-    """By layer, from one mean to the other, in float32."""
-    return {layer: (mean - away[layer]).float() for layer, mean in to.items()}
+def directions(case: Case, sites: Sequence[Site], origin: str) -> Means:
+    """By layer, the direction of an origin, in float32.
+
+    Raises LunarError where a set that it needs is empty or cannot be halved.
+    """
+    models = {"original": case.original, "unlearned": case.unlearned}
+    sets = {"forget": case.halves()[0], "retain": case.retain, "reference": case.reference}
+    away, to = (last_token_means(models[model], sites, sets[name], name) for model, name in ORIGINS[origin])
+    return {layer: (to[layer] - mean).float() for layer, mean in away.items()}
+
+
+def usable(case: Case, *origins: str) -> list[str]:
+    """Those of the origins for which there are prompts; all of them where there are none for any, which is refused."""
+    there = {"forget": True, "retain": bool(case.retain), "reference": bool(case.reference)}
+    return [one for one in origins if all(there[name] for _, name in ORIGINS[one])] or list(origins)

@@ -5,11 +5,34 @@ Knows every attack and nothing of how they are scored.
 
 from __future__ import annotations
 
-from lunar.attacks import prefill, relearn, skip, steering
+from lunar.attacks import (
+    few_shot,
+    interpolate,
+    letter_case,
+    multi_turn,
+    paraphrase,
+    prefill,
+    project,
+    relearn,
+    restore,
+    reverse,
+    role_play,
+    sampling,
+    scale,
+    skip,
+    steering,
+    system_override,
+    typos,
+)
 from lunar.attacks.attack import Attack
 from lunar.errors import unknown
 
-ATTACKS: dict[str, Attack] = {one.name: one for one in (prefill.ATTACK, skip.ATTACK, steering.ATTACK, *relearn.ATTACKS)}
+_BLACK_BOX = (paraphrase, typos, letter_case, few_shot, role_play, system_override, multi_turn, prefill, sampling)
+_WEIGHTS = (skip, steering, reverse, project, scale, interpolate, restore)
+
+ATTACKS: dict[str, Attack] = {
+    one.name: one for one in (*(part.ATTACK for part in (*_BLACK_BOX, *_WEIGHTS)), *relearn.ATTACKS)
+}
 
 
 def attack(name: str) -> Attack:

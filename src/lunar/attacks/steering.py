@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lunar.attacks.attack import Attack, Attacked, Case, Variant
-from lunar.attacks.directions import Means, difference, last_token_means
+from lunar.attacks.directions import directions, usable
 from lunar.attacks.hooks import added
 from lunar.models import LoadedModel, Site
 
@@ -32,24 +32,13 @@ def steered(
         yield Attacked(loaded)
 
 
-def directions(case: Case, origin: str) -> Means:
-    """By layer, the direction of an origin. Raises LunarError where a set is empty or cannot be halved."""
-    half, _ = case.halves()
-    sites = case.sites()
-    here = last_token_means(case.unlearned, sites, half, "forget")
-    if origin == "original":
-        return difference(last_token_means(case.original, sites, half, "forget"), here)
-    return difference(last_token_means(case.unlearned, sites, case.retain, "retain"), here)
-
-
 def variants(case: Case) -> Iterator[Variant]:
     """Each origin, layer, strength and place that the budget allows; all tokens only where there is time."""
     places = (False, True) if len(case.budget.strengths) > 2 else (False,)
-    for origin in ("original", "known"):
-        if origin == "known" and not case.retain:
-            continue
-        found = directions(case, origin)
-        for site in case.sites():
+    sites = case.sites()
+    for origin in usable(case, "original", "known"):
+        found = directions(case, sites, origin)
+        for site in sites:
             for strength in case.budget.strengths:
                 for everywhere in places:
                     settings = {"origin": origin, "layer": site.layer, "strength": strength}
