@@ -34,13 +34,14 @@ def doubted(loaded: LoadedModel, doubt: str) -> Iterator[Attacked]:
     def ask(records: Sequence[Record]) -> list[Asked]:
         said = answer_records(loaded, records, name="first turn")
         return [
-            Asked(_again(record, first.strip() or SILENCE, doubt)) for record, first in zip(records, said, strict=True)
+            Asked(again(record, first.strip() or SILENCE, doubt)) for record, first in zip(records, said, strict=True)
         ]
 
     yield Attacked(loaded, ask)
 
 
-def _again(record: Record, first: str, doubt: str) -> Record:
+def again(record: Record, first: str, doubt: str) -> Record:
+    """The record after a first answer that is doubted."""
     turns = (("assistant", first), ("user", doubt.replace("{question}", record.prompt)))
     return replace(record, messages=(*record.messages, *turns))
 

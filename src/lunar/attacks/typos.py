@@ -23,13 +23,16 @@ SHORTEST = 4
 
 
 def with_slips(record: Record, *, share: float = SHARE, names: bool = False, seed: int = 0) -> Record:
-    """The record with a slip in that share of its longer words, at least in one; in names only where `names`."""
+    """The record with a slip in that share of its longer words, at least in one; in names only where `names`.
+
+    A word with a digit in it is a number or a mark, where a slip would ask for something else: it is spared.
+    """
     prompt = record.prompt
     rng = random.Random(f"{seed} {prompt}")
     spared = [] if names else name_spans(prompt)
     words = [
         word.span()
-        for word in re.finditer(rf"[^\W\d_]{{{SHORTEST},}}", prompt)
+        for word in re.finditer(rf"\b[^\W\d_]{{{SHORTEST},}}\b", prompt)
         if not any(start < word.end() and word.start() < end for start, end in spared)
     ]
     count = min(len(words), max(1, round(share * len(words))))
