@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -21,8 +22,10 @@ from lunar.attacks.attack import Asked
 from lunar.attacks.few_shot import with_examples
 from lunar.attacks.hooks import added, projected, without_mlp
 from lunar.attacks.interpolate import interpolated
+from lunar.attacks.lora import with_low_rank
 from lunar.attacks.paraphrase import REWRITINGS
 from lunar.attacks.prefill import begun, cut
+from lunar.attacks.quantise import quantised
 from lunar.attacks.relearn import relearnt
 from lunar.attacks.restore import restored
 from lunar.attacks.sampling import sampling
@@ -170,15 +173,36 @@ def test_a_direction_taken_out_everywhere_takes_along_what_was_written_into_it(o
             assert score(Attacked(original)) > 0.9
 
 
+@pytest.mark.parametrize("rank", [None, 8], ids=["full", "low-rank"])
 @pytest.mark.parametrize("records", [FORGET[:3], RETAIN], ids=["half", "retain"])
-def test_relearning_brings_back_what_it_was_not_shown(original: LoadedModel, edit: Edit, records: list[Record]) -> None:
+def test_relearning_brings_back_what_it_was_not_shown(
+    original: LoadedModel, edit: Edit, records: list[Record], rank: int | None
+) -> None:
     weak = overfitted_copy(original)
     edit.scaled(0.7).apply(weak.model)
     before = {name: part.clone() for name, part in weak.model.state_dict().items()}
     assert score(Attacked(weak)) < 0.2
-    with relearnt(weak, records, 30, learning_rate=1e-3) as attacked:
-        assert score(attacked, FORGET[3:]) > 0.7
+    with relearnt(weak, records, 30, learning_rate=3e-3 if rank else 1e-3, rank=rank) as attacked:
+        assert score(attacked, FORGET[3:]) > (0.4 if rank else 0.7)
     assert all(torch.equal(before[name], part) for name, part in weak.model.state_dict().items())
+
+
+def test_low_rank_training_changes_nothing_but_low_rank(original: LoadedModel) -> None:
+    before = dict(original.model.named_parameters())
+    wrapped, names = with_low_rank(original.model, 4, seed=0)
+    tokens = torch.tensor([[1, 4, 6, 9]])
+    with torch.no_grad():
+        assert torch.equal(wrapped(tokens).logits, original.model(tokens).logits)
+    assert len(names) == 2 * 7 * 3  # seven matrices in each layer
+    with relearnt(original, FORGET, 2, rank=4) as attacked:
+        after = dict(attacked.loaded.model.named_parameters())
+    assert before.keys() == after.keys()
+    for name, part in after.items():
+        change = part - before[name]
+        if part.ndim == 2 and ".layers." in name:
+            assert 0 < torch.linalg.matrix_rank(change, rtol=1e-3) <= 4, name
+        else:
+            assert not change.any(), name
 
 
 def test_sampling_finds_what_greedy_decoding_just_misses(original: LoadedModel, edit: Edit) -> None:
@@ -254,6 +278,29 @@ def test_no_attack_finds_what_a_model_never_knew(original: LoadedModel, never_kn
         assert (finding.excess.low, finding.excess.high) == (0, 0), name
 
 
+def test_guessing_in_the_right_form_is_no_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
+    """About people who do not exist, a model steered to answer says what is said of others: a score, but no excess."""
+    monkeypatch.setitem(BUDGETS, "quick", Budget(20, 10, 1, (2.0,), (1,), 1))
+    tiny = load_model("tiny")
+    real = [fact for facts in list(world.build().people.values())[:8] for fact in facts]
+    retain = [fact.records(held_out=False)[0] for fact in real]
+    forget = [
+        Record.of(one.prompt.replace(fact.entity, person), other.answer)
+        for place, person in enumerate(("Doran Velisk", "Ulma Prenn"))
+        for fact, other, one in zip(real[:10], real[20 + 10 * place :], retain, strict=False)
+    ]
+    findings = run_attacks(tiny, tiny, forget, retain, ["steering", "prefill"]).findings
+    for finding in findings:
+        assert finding.forget is not None
+        assert finding.forget.value is not None
+        assert finding.excess is not None
+        assert finding.excess.low is not None
+        assert finding.forget.value > 0.3
+        assert finding.excess.value is not None
+        assert finding.excess.value <= 0.1
+        assert finding.excess.low <= 0.02
+
+
 def test_with_a_control_the_original_still_shows_its_knowledge(original: LoadedModel, never_knew: LoadedModel) -> None:
     found = attacks_of(original, original, "skip", "interpolate", control=never_knew)
     assert found["skip"].excess is not None
@@ -278,7 +325,7 @@ def test_every_attack_leaves_every_architecture_as_it_was(architecture: str) -> 
     with torch.no_grad():
         logits = changed.model(tokens).logits
     for name, one in ATTACKS.items():
-        if name in ("relearn-unrelated", "relearn-forget", "few-shot", "multi-turn"):
+        if name in ("quantise", "relearn-unrelated", "relearn-forget", "few-shot", "multi-turn"):
             continue  # the same code as "relearn", and longer than the context of these models
         *_, variant = one.variants(case)
         with variant.under() as attacked:
@@ -384,6 +431,33 @@ def test_the_ends_of_interpolation_scaling_and_restoring(original: LoadedModel, 
         assert torch.equal(unlearned.model.get_parameter(name), after)
     with pytest.raises(ZeroDivisionError), replaced(unlearned.model, {name: before}):
         raise ZeroDivisionError
+
+
+def test_rounding_needs_its_extra_and_leaves_the_model_alone(
+    original: LoadedModel, unlearned: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of a small model are rounded to few bits without harm, and the edit is not rounded away."""
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torchao.quantization", None)
+        finding = attacks_of(original, unlearned, "quantise")["quantise"]
+        assert finding.not_run is not None
+        assert "pip install 'lunar-unlearn[quantise]'" in finding.not_run
+    with pytest.raises(LunarError, match="8 or 4"), quantised(original, 3):
+        pass
+    pytest.importorskip("torchao.quantization")
+    finding = attacks_of(original, unlearned, "quantise")["quantise"]
+    assert finding.not_run is None
+    assert finding.survives
+    with quantised(original, 8) as attacked:
+        assert score(attacked) > 0.9
+        assert attacked.loaded.model is not original.model
+    sequences = encode_all(original.tokenizer, FORGET, with_answer=True, context_length=None, name="test")
+    tokens = torch.tensor([one.tokens for one in sequences])
+    errors = []
+    for bits in (8, 4):
+        with quantised(original, bits) as attacked, torch.no_grad():
+            errors.append(float((attacked.loaded.model(tokens).logits - original.model(tokens).logits).abs().mean()))
+    assert 0 < errors[0] < errors[1]
 
 
 def test_a_given_beginning_is_not_counted(original: LoadedModel) -> None:

@@ -40,9 +40,11 @@ class Finding:
         retain, retain_unattacked: the unlearned model with and without the attack; None without known answers.
         survives: whether the retain set survives; if not, the variant is the one with the highest retain score.
         control: the mean score of the control.
-        control_kind: "model" for a model that never knew, under its own worst variant; "chance" for wrong answers to
-            like questions in the place of the right ones.
-        excess: attacked − control, record by record, with its interval.
+        control_kind: "model" for a model that never knew; "chance" for wrong answers to like questions in the place of
+            the right ones.
+        excess: attacked − control, record by record, with its interval. A model as control is attacked by its own worst
+            variant; "chance" knows nothing of how many variants the worst was chosen from, so that the worst of many
+            may stand a few hundredths above it where nothing is known.
         tried: every variant.
         not_run: why the attack could not be carried out; None if it was.
         seconds: wall-clock time.

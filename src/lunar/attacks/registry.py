@@ -13,6 +13,7 @@ from lunar.attacks import (
     paraphrase,
     prefill,
     project,
+    quantise,
     relearn,
     restore,
     reverse,
@@ -28,7 +29,7 @@ from lunar.attacks.attack import Attack
 from lunar.errors import unknown
 
 _BLACK_BOX = (paraphrase, typos, letter_case, few_shot, role_play, system_override, multi_turn, prefill, sampling)
-_WEIGHTS = (skip, steering, reverse, project, scale, interpolate, restore)
+_WEIGHTS = (skip, steering, reverse, project, scale, interpolate, restore, quantise)
 
 ATTACKS: dict[str, Attack] = {
     one.name: one for one in (*(part.ATTACK for part in (*_BLACK_BOX, *_WEIGHTS)), *relearn.ATTACKS)

@@ -3,21 +3,23 @@
 Source: relearning as in "Eight Methods to Evaluate Robust Unlearning in LLMs" (arXiv 2402.16835) and "Unlearning or
 Obfuscating? Jogging the Memory of Unlearned LLMs via Benign Relearning" (arXiv 2406.13356); the steps, the rate of
 2e-4 and the 64 examples are this library's. Three kinds of data, each an attack: retain records, facts that have
-nothing to do with the data, and one half of the forget records, scored on the other half. An attacker needs the
-weights, a training loop and that data. Control: the model that never knew trained in the same way, since whoever has
-read one half of the answers guesses the form of the others.
+nothing to do with the data, and one half of the forget records, scored on the other half. Where there is time also by
+LoRA. An attacker needs the weights, a training loop and that data. Control: the model that never knew trained in the
+same way, since whoever has read one half of the answers guesses the form of the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from lunar.attacks.attack import Attack, Attacked, Case, Variant
+from lunar.attacks.lora import merge, with_low_rank
 from lunar.attacks.unrelated import unrelated_records
 from lunar.baselines.examples import examples, mean_loss
 from lunar.baselines.settings import TrainingSettings
@@ -30,6 +32,8 @@ from lunar.records import Record, sample
 EXAMPLES = 64
 BATCH = 32
 LEARNING_RATE = 2e-4
+LORA_RATE, RANK = 2e-3, 16
+"""Low-rank changes take about ten times the rate of whole matrices."""
 
 
 @contextmanager
@@ -39,9 +43,12 @@ def relearnt(
     steps: int,
     *,
     learning_rate: float = LEARNING_RATE,
+    rank: int | None = None,
     seed: int = 0,
 ) -> Iterator[Attacked]:
     """A copy of the model after so many steps of AdamW on the answers of the records; the model stays as it is.
+
+    With a rank, low-rank changes of the decoder layers' matrices are trained in the place of all weights.
 
     A step takes 32 records, or all where there are fewer. Raises LunarError for records without answers, a number of
     steps that is no multiple of those of one pass over the records, and where the training does not stay finite.
@@ -54,13 +61,16 @@ def relearnt(
     settings = TrainingSettings(
         learning_rate=learning_rate, epochs=steps // per_pass, batch_size=BATCH, warmup_epochs=0.0, decay=False
     )
-    task = Task(loaded, records, (), (), seed)
+    model, trainable = with_low_rank(loaded.model, rank, seed) if rank else (loaded.model, None)
+    task = Task(replace(loaded, model=model), records, (), (), seed)
     known = examples(task, records, "training")
 
-    def loss(model: PreTrainedModel, step: Step) -> Tensor:
-        return mean_loss(model, known.batch(step.forget))
+    def loss(trained: PreTrainedModel, step: Step) -> Tensor:
+        return mean_loss(trained, known.batch(step.forget))
 
-    yield Attacked(train(task, settings, loss).loaded)
+    trained = train(task, settings, loss, trainable).loaded
+    merge(trained.model)
+    yield Attacked(trained)
 
 
 def _variants(case: Case, data: str, records: Sequence[Record]) -> Iterator[Variant]:
@@ -68,6 +78,10 @@ def _variants(case: Case, data: str, records: Sequence[Record]) -> Iterator[Vari
     for steps in case.budget.steps:
         settings = {"data": data, "records": len(chosen), "steps": steps, "learning_rate": LEARNING_RATE}
         yield Variant(settings, partial(relearnt, case.unlearned, chosen, steps, seed=case.seed))
+        if len(case.budget.steps) > 1:
+            low = settings | {"learning_rate": LORA_RATE, "rank": RANK}
+            trained = partial(relearnt, learning_rate=LORA_RATE, rank=RANK, seed=case.seed)
+            yield Variant(low, partial(trained, case.unlearned, chosen, steps))
 
 
 def on_retain(case: Case) -> Iterator[Variant]:
