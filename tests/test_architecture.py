@@ -39,6 +39,7 @@ ORDER = [
     "method",
     "baselines",
     "evaluation",
+    "attacks",
     "comparison",
     "report",
     "tiny",

@@ -13,7 +13,7 @@ from lunar.generation import greedy
 from lunar.metrics import Observed, applicable, deviation_score, mean
 from lunar.models import LoadedModel, context_length
 from lunar.progress import Progress
-from lunar.prompts import encode_all
+from lunar.prompts import TokenSequence, encode_all
 from lunar.records import Record
 
 Scores = dict[str, float | None]
@@ -56,17 +56,23 @@ def answer_records(
     """
     limit = context_length(loaded.model)
     sequences = encode_all(loaded.tokenizer, records, with_answer=False, context_length=limit, name=name)
-    longest = max((sequence.prompt_length for sequence in sequences), default=0)
-    room = None if limit is None else max(1, limit - longest - TURN_END)
-    known = [len(loaded.tokenizer.encode(r.answer, add_special_tokens=False)) for r in records if r.answer]
-    wanted = max([SHORTEST_LIMIT, *(length + 16 for length in known)])
     return greedy(
         loaded.model,
         loaded.tokenizer,
         sequences,
-        max_new_tokens=wanted if room is None else min(wanted, room),
+        max_new_tokens=new_tokens(loaded, sequences, records),
         progress=None if progress is None else lambda done: progress(name, done, len(sequences)),
     )
+
+
+def new_tokens(loaded: LoadedModel, sequences: Sequence[TokenSequence], records: Sequence[Record]) -> int:
+    """How many tokens an answer to these prompts may have: enough for the longest known one, as the context allows."""
+    limit = context_length(loaded.model)
+    longest = max((sequence.prompt_length for sequence in sequences), default=0)
+    room = None if limit is None else max(1, limit - longest - TURN_END)
+    known = [len(loaded.tokenizer.encode(r.answer, add_special_tokens=False)) for r in records if r.answer]
+    wanted = max([SHORTEST_LIMIT, *(length + 16 for length in known)])
+    return wanted if room is None else min(wanted, room)
 
 
 def own_answers(

@@ -1,4 +1,4 @@
-"""Greedy answers to many prompts: the most likely token every time, batched.
+"""Answers to many prompts, batched: greedy, the most likely token every time, or several drawn by chance.
 
 Whatever a checkpoint's generation settings ask for (sampling, beams, penalties) is set aside for the call, so that
 answers are comparable between models and runs. It knows nothing of records, chat templates or metrics.
@@ -33,21 +33,41 @@ def greedy(
 
     Raises `LunarError` when a prompt cannot be read by the model, or when it and the answer do not fit its context.
     """
-    prompts = [TokenSequence(one.tokens[: one.prompt_length], one.prompt_length) for one in sequences]
-    check_sequences(model, prompts)
-    _check_room(model, prompts, max_new_tokens)
-    ends = end_tokens(model, tokenizer)
-    answers = [""] * len(prompts)
-    done = 0
-    with evaluation_mode(model), plain_settings(model, tokenizer, ends, max_new_tokens) as settings:
-        for indices in batches_by_length([one.prompt_length for one in prompts], batch_size):
-            rows = [prompts[index].tokens for index in indices]
-            for index, answer in zip(indices, _answer(model, rows, settings), strict=True):
-                answers[index] = _text(tokenizer, answer, ends)
-            done += len(indices)
-            if progress is not None:
-                progress(done)
-    return answers
+    prompts = _prompts(model, sequences, max_new_tokens)
+    with plain_settings(model, tokenizer, end_tokens(model, tokenizer), max_new_tokens) as settings:
+        answers = _answers(model, tokenizer, prompts, settings, batch_size, progress)
+    return [one[0] for one in answers]
+
+
+def sampled(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sequences: Sequence[TokenSequence],
+    *,
+    count: int,
+    seed: int,
+    temperature: float = 1.0,
+    max_new_tokens: int = 64,
+    batch_size: int = 64,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[str]]:
+    """`count` answers to each prompt, drawn from the whole next-token distribution at a temperature.
+
+    The same seed gives the same answers to the same prompts in batches of the same size; the global random state is as
+    it was afterwards. Raises `LunarError` as `greedy` does, and for a count below 1 or a temperature not above 0.
+    """
+    if count < 1 or not temperature > 0:
+        raise LunarError(
+            f"At least 1 answer and a temperature above 0 were expected, got {count} and {temperature}: raise them."
+        )
+    prompts, ends = _prompts(model, sequences, max_new_tokens), end_tokens(model, tokenizer)
+    device = input_device(model)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), plain_settings(model, tokenizer, ends, max_new_tokens) as settings:
+        torch.manual_seed(seed)
+        settings.do_sample, settings.temperature, settings.num_return_sequences = True, temperature, count
+        settings.top_k, settings.top_p = 0, 1.0
+        return _answers(model, tokenizer, prompts, settings, max(1, batch_size // count), progress)
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -65,6 +85,14 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tu
         elif isinstance(value, Iterable):
             found.update(int(one) for one in value)
     return tuple(sorted(found))
+
+
+def _prompts(model: PreTrainedModel, sequences: Sequence[TokenSequence], max_new_tokens: int) -> list[TokenSequence]:
+    """The sequences without their answers, once it is certain that the model can answer them."""
+    prompts = [TokenSequence(one.tokens[: one.prompt_length], one.prompt_length) for one in sequences]
+    check_sequences(model, prompts)
+    _check_room(model, prompts, max_new_tokens)
+    return prompts
 
 
 def _check_room(model: PreTrainedModel, prompts: Sequence[TokenSequence], max_new_tokens: int) -> None:
@@ -102,6 +130,30 @@ def plain_settings(
         yield settings
     finally:
         model.generation_config = kept
+
+
+def _answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[TokenSequence],
+    settings: GenerationConfig,
+    batch_size: int,
+    progress: Callable[[int], None] | None,
+) -> list[list[str]]:
+    """As many answers to each prompt as the settings ask for."""
+    ends = tuple(settings.eos_token_id or ())
+    count = settings.num_return_sequences or 1
+    answers: list[list[str]] = [[] for _ in prompts]
+    done = 0
+    with evaluation_mode(model):
+        for indices in batches_by_length([one.prompt_length for one in prompts], batch_size):
+            rows = _answer(model, [prompts[index].tokens for index in indices], settings)
+            for place, index in enumerate(indices):
+                answers[index] = [_text(tokenizer, row, ends) for row in rows[place * count : (place + 1) * count]]
+            done += len(indices)
+            if progress is not None:
+                progress(done)
+    return answers
 
 
 def _answer(model: PreTrainedModel, rows: list[tuple[int, ...]], settings: GenerationConfig) -> list[list[int]]:
