@@ -574,3 +574,13 @@ def test_the_embedded_model_does_not_stand_against_steering(monkeypatch: pytest.
     assert finding.survives
     assert finding.recovery is not None
     assert finding.recovery > 0.5
+
+
+def test_a_control_that_cannot_be_attacked_leaves_the_comparison_to_chance(
+    original: LoadedModel, unlearned: LoadedModel
+) -> None:
+    other = LoadedModel(tiny_model("llama"), tiny_tokenizer(), "of another width")
+    found = attacks_of(original, unlearned, "steering", "skip", control=other)
+    assert found["skip"].control_kind == "model"
+    assert found["steering"].control_kind == "chance"
+    assert found["steering"].not_run is None
