@@ -15,6 +15,7 @@ from conftest import CHAT_TEMPLATE, GATED, tiny_model, tiny_tokenizer
 from tokenizers.normalizers import Lowercase
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from lunar import evaluation
 from lunar.activations import capture_all
 from lunar.attacks import ATTACKS, BUDGETS, Attacked, Budget, Case, Finding, attack, run_attacks
 from lunar.attacks.asking import answers, recalls, tokens_of
@@ -83,6 +84,12 @@ def lower_case_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = tiny_tokenizer()
     tokenizer.backend_tokenizer.normalizer = Lowercase()
     return tokenizer
+
+
+@pytest.fixture(autouse=True)
+def _short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known answers here are of a few words, and a model that babbles on takes time."""
+    monkeypatch.setattr(evaluation, "SHORTEST_LIMIT", 4)
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +270,7 @@ def test_a_filter_of_verbatim_questions_is_walked_around(filtered: tuple[LoadedM
 
 
 def test_no_attack_finds_what_a_model_never_knew(original: LoadedModel, never_knew: LoadedModel) -> None:
-    blind = [name for name, one in ATTACKS.items() if not one.uses_original]
+    blind = [name for name, one in ATTACKS.items() if not one.uses_original and name != "quantise"]
     found = attacks_of(original, never_knew, *blind)
     for name, finding in found.items():
         assert finding.not_run is None, name
@@ -567,3 +574,13 @@ def test_the_embedded_model_does_not_stand_against_steering(monkeypatch: pytest.
     assert finding.survives
     assert finding.recovery is not None
     assert finding.recovery > 0.5
+
+
+def test_a_control_that_cannot_be_attacked_leaves_the_comparison_to_chance(
+    original: LoadedModel, unlearned: LoadedModel
+) -> None:
+    other = LoadedModel(tiny_model("llama"), tiny_tokenizer(), "of another width")
+    found = attacks_of(original, unlearned, "steering", "skip", control=other)
+    assert found["skip"].control_kind == "model"
+    assert found["steering"].control_kind == "chance"
+    assert found["steering"].not_run is None

@@ -15,7 +15,7 @@ from torch import Tensor
 from lunar.activations import capture_layers
 from lunar.attacks.attack import Case
 from lunar.errors import LunarError
-from lunar.models import LoadedModel, Site, context_length
+from lunar.models import LoadedModel, Site, context_length, site_at
 from lunar.prompts import encode_all
 from lunar.records import Record
 
@@ -35,14 +35,21 @@ ORIGINS = {
 def last_token_means(loaded: LoadedModel, sites: Sequence[Site], records: Sequence[Record], name: str) -> Means:
     """The mean output of each site's layer at the last prompt token of the records.
 
-    Raises LunarError if there are no records or one does not fit the model.
+    Raises LunarError if there are no records or one does not fit the model, or it is of another width.
     """
     if not records:
         raise LunarError(f"The {name} set must hold at least one record for this attack, but it is empty: add one.")
+    # Its own matrices: an edit may have widened the MLPs of the other model.
+    own = [site_at(loaded.model, site.layer) for site in sites]
+    if [site.width for site in own] != [site.width for site in sites]:
+        raise LunarError(
+            "This attack takes differences between the activations of two models, but they are not of the same width: "
+            "give the original and what was made of it."
+        )
     limit = context_length(loaded.model)
     sequences = encode_all(loaded.tokenizer, records, with_answer=False, context_length=limit, name=name)
     sums: Means = {site.layer: torch.zeros(site.width, dtype=torch.float64) for site in sites}
-    for batch in capture_layers(loaded.model, sites, sequences, last_only=True):
+    for batch in capture_layers(loaded.model, own, sequences, last_only=True):
         for layer, rows in batch.items():
             sums[layer] += rows.residual.double().sum(0).cpu()
     return {layer: total / len(records) for layer, total in sums.items()}

@@ -52,7 +52,8 @@ def run_attacks(
         forget: what was to be forgotten, with answers.
         retain: what was to be left alone. Its known answers show whether a model survives an attack.
         names: attacks of the registry; None for all.
-        control: a model that never knew, attacked in the same way; without one, wrong answers show what chance brings.
+        control: a model that never knew, attacked in the same way; without one, or where it cannot be attacked that
+            way, wrong answers show what chance brings.
         reference: prompts that the original declines; None for the built-in ones.
         seed: for halves, samples and the order of batches.
         budget: "quick" or "full".
@@ -121,11 +122,9 @@ class _Runner:
         tried: list[Trial] = []
         try:
             worst = self._worst(one, self.case, tried)
-            by_control, kind = worst.by_chance, "chance"
-            if self.control is not None and not one.uses_original:
-                by_control, kind = self._worst(one, replace(self.case, unlearned=self.control), []).recalls, "model"
         except LunarError as error:
             return replace(about, tried=tuple(tried), not_run=str(error), seconds=time.perf_counter() - started)
+        by_control, kind = self._by_control(one) or (worst.by_chance, "chance")
         before, known = (self._unattacked(each, one.halves) for each in (self.case.unlearned, self.case.original))
         known_more = (known or 0.0) - (before or 0.0)
         differences = [
@@ -148,6 +147,15 @@ class _Runner:
             tried=tuple(tried),
             seconds=time.perf_counter() - started,
         )
+
+    def _by_control(self, one: Attack) -> tuple[Values, str] | None:
+        """What the attack brings out of the control; None without one, or where it cannot be attacked in this way."""
+        if self.control is None or one.uses_original:
+            return None
+        try:
+            return self._worst(one, replace(self.case, unlearned=self.control), []).recalls, "model"
+        except LunarError:
+            return None
 
     def _worst(self, one: Attack, case: Case, tried: list[Trial]) -> _Worst:
         """The variant that brings most back where the retain set survives; all of them are noted in `tried`.
