@@ -49,7 +49,7 @@ def request_():
 
 
 def test_every_method_is_known_by_name_and_has_as_many_candidates_as_the_others():
-    assert list(METHODS)[:3] == list(OURS) == ["shift", "collapse", "split"]
+    assert list(METHODS)[:4] == list(OURS) == ["shift", "collapse", "split", "gated"]
     assert list(METHODS) == [*TARGETS, *BASELINES]
     assert {len(one.search) for name, one in METHODS.items() if name != "retain-only"} == {4}
     assert method_names("all") == [name for name in METHODS if name != "retain-only"]

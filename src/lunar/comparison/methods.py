@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 from lunar.baselines import BASELINES, Baseline, Outcome, Task
-from lunar.baselines.task import unchanged
+from lunar.baselines.task import count_changed, unchanged
 from lunar.errors import unknown
 from lunar.method import unlearn
 from lunar.models import LoadedModel
@@ -34,9 +34,9 @@ def _ours(target: str) -> Baseline:
         )
         changed = LoadedModel(copy.deepcopy(task.loaded.model), task.loaded.tokenizer, task.loaded.source)
         found.edit.apply(changed.model)
-        size = found.site.width * found.site.inner_width
         used = dict(found.edit.settings) | {"stored_numbers": found.edit.stored_numbers}
-        return Outcome(changed, unchanged, size, time.perf_counter() - started, used)
+        seconds = time.perf_counter() - started
+        return Outcome(changed, unchanged, count_changed(task.loaded.model, changed.model), seconds, used)
 
     usual = Settings(target=target)
     return Baseline(

@@ -32,9 +32,6 @@ SAMPLED = 0.35
 ANSWERED, LONGEST = 96, 24
 """Neighbours whose answers by the model are pinned as well, and their tokens: what it says of invented names are the
 refusals that follow a forget prompt once it is forgotten, and behind which nothing is to happen any more."""
-WEIGHT_FACTOR, LAST_FACTOR = 40 / 3, 30.0
-"""The settings' weights of forget rows and of retain prompts' last tokens are multiplied by these: what a flag is off
-by costs nothing below the threshold, so that forget rows can be asked for more exactly than in a linear edit."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +92,6 @@ def build(work: Work, sets: Sets, problem: Problem, settings: Settings) -> Gated
             seen.answer,
             seen.spread,
             size=float(problem.residual.double().norm(dim=1).mean()),
-            weight=WEIGHT_FACTOR * settings.forget_weight,
-            last_weight=LAST_FACTOR * settings.retain_weight,
             given_weight=settings.retain_weight,
             share=SAMPLED,
             ridge=settings.ridge,

@@ -22,8 +22,15 @@ from lunar.solve import Solution
 FLAG, BAR = 0.45, 0.22
 """Heights of a flag and of the bar, in units of the mean norm of the forget prompts' residuals. Higher, and retraining
 on other data finds them; lower, and the rounding of the norm does."""
-AT_LAST, ELSEWHERE = 1.3, 2.0
-"""How high the bar stands at least on other prompts' last tokens, and on all other tokens; 1 on the forget prompts."""
+AT_LAST = 1.3
+"""How high the bar stands at least on other prompts' last tokens; 1 on the forget prompts."""
+ELSEWHERE = 2.0
+"""The same on all other tokens, which are easily told from last ones. Lower, and flags stand on answers in forms that
+no retain prompt has."""
+WEIGHT, LAST_WEIGHT, EARLIER = 2000.0, 300.0, 30.0
+"""Of forget rows, and of other prompts' last tokens and answers; of last tokens in the bar's own problem. Other pinned
+tokens weigh 1. What a flag is off by costs nothing below the threshold, so that forget rows can be asked for more
+exactly than in a linear edit. Smaller weights and a larger ridge survive retraining better, and spare less."""
 SWEEPS = {"bar": 12, "flags": 60}
 """Of the one-sided regressions; they have converged to a few hundredths by then."""
 LOWEST = -0.25
@@ -85,13 +92,11 @@ def find_flags(
     spread: Float[Tensor, "d d"],
     *,
     size: float,
-    weight: float,
-    last_weight: float,
     given_weight: float,
     share: float,
     ridge: float,
 ) -> Flags:
-    """Solve for the detectors, and choose the directions that carry least.
+    """Solve for the detectors and choose the quietest directions.
 
     Args:
         pinned: Σ w h hᵀ over all pinned rows.
@@ -102,42 +107,56 @@ def find_flags(
         answer: which are answer tokens: of retain prompts, and of refusals of questions like the forget prompts.
         spread: second moment of the normalised residual that the next MLP reads.
         size: mean norm of the forget prompts' residuals.
-        weight: of forget rows.
-        last_weight: of other prompts' last tokens and of answers.
-        given_weight: what these weigh in `pinned`.
+        given_weight: what last tokens and answers weigh in `pinned`.
         share: of all pinned rows before the last token, how many the sample holds; they weigh more for it.
         ridge: λ, relative to the mean of the diagonal.
     """
     rows, exact = inner.double(), others.double()
     count = int(channels.max()) + 1
     own = torch.nn.functional.one_hot(channels, count).bool()
-    final = exact[last | answer]
-    sided = torch.cat([rows, final])
-    importance = torch.cat([torch.full((len(rows),), weight), torch.full((len(final),), last_weight)]).double()
-    # Pinned last tokens are asked for 0 in `pinned`; here it is 0 at most.
+    # Pinned last tokens and answers are asked for 0 in `pinned`; here it is 0 at most.
+    sided = last | answer
     two_sided = pinned - given_weight * exact[last].T @ exact[last]
+    detectors = _detectors(two_sided, rows, own, exact[sided], ridge)
+    bar = _bar(rows, exact, last, share, ridge)
+    quiet = torch.linalg.eigh(spread / spread.diagonal().mean()).eigenvectors[:, : count + 1]
+    heights = torch.tensor([FLAG * size] * count + [BAR * size], dtype=torch.float64)
+    # The quietest direction is the bar's, because every prompt raises it.
+    return Flags(detectors.T, bar, quiet.flip(1), heights)
+
+
+def _detectors(
+    moments: Float[Tensor, "m m"],
+    rows: Float[Tensor, "rows m"],
+    own: Bool[Tensor, "rows channels"],
+    others: Float[Tensor, "others m"],
+    ridge: float,
+) -> Float[Tensor, "m channels"]:
+    """The flags' detectors: at least 1 on a channel's own rows, at most 0 on all others."""
 
     def wanted(reading: Tensor) -> Tensor:
         low = reading.clamp(min=LOWEST, max=0)
         return torch.cat([torch.where(own, reading[: len(rows)].clamp(min=1), low[: len(rows)]), low[len(rows) :]])
 
-    nothing = torch.zeros(len(pinned), count, dtype=torch.float64)
-    detectors = one_sided(two_sided, nothing, sided, wanted, importance, ridge, SWEEPS["flags"])
+    weights = [torch.full((len(part),), weight) for part, weight in ((rows, WEIGHT), (others, LAST_WEIGHT))]
+    nothing = torch.zeros(len(moments), own.shape[1], dtype=torch.float64)
+    everything = torch.cat([rows, others])
+    return one_sided(moments, nothing, everything, wanted, torch.cat(weights).double(), ridge, SWEEPS["flags"])
+
+
+def _bar(
+    rows: Float[Tensor, "rows m"],
+    others: Float[Tensor, "others m"],
+    last: Bool[Tensor, " others"],
+    share: float,
+    ridge: float,
+) -> Float[Tensor, " m"]:
+    """The bar's detector: 1 on the forget prompts, at least so much on everything else."""
     least = torch.where(last, AT_LAST, ELSEWHERE).double()[:, None]
-    weights = torch.where(last, last_weight / 10, 1 / share).double()
-    bar = one_sided(
-        weight * rows.T @ rows,
-        weight * rows.sum(0)[:, None],
-        exact,
-        lambda reading: torch.maximum(least, reading),
-        weights,
-        ridge,
-        SWEEPS["bar"],
-    )
-    quiet = torch.linalg.eigh(spread / spread.diagonal().mean()).eigenvectors[:, : count + 1]
-    heights = torch.tensor([FLAG * size] * count + [BAR * size], dtype=torch.float64)
-    # The quietest direction is the bar's, because every prompt raises it.
-    return Flags(detectors.T, bar[:, 0], quiet.flip(1), heights)
+    weights = torch.where(last, EARLIER, 1 / share).double()
+    moments, known = WEIGHT * rows.T @ rows, WEIGHT * rows.sum(0)[:, None]
+    found = one_sided(moments, known, others, lambda y: torch.maximum(least, y), weights, ridge, SWEEPS["bar"])
+    return found[:, 0]
 
 
 def one_sided(
