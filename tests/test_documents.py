@@ -36,7 +36,11 @@ def test_the_readmes_commands_run(tmp_path, monkeypatch):
     assert {path.name for path in Path("forgotten").iterdir()} == {
         "edit.json",
         "edit.safetensors",
+        "kept",
+        "ledger.json",
         "recipe.toml",
+        "record.jsonl",
+        "record.key",
         "report.json",
     }
     assert "information" in outputs[1] or "familiar" in outputs[1] or "record" in outputs[1]
