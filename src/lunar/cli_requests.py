@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lunar.options import Json, Quiet, print_json, stages
+from lunar.options import Device, Json, Quiet, print_json, stages
 
 commands = typer.Typer()
 
@@ -98,11 +98,43 @@ def undo(
 
 
 @commands.command()
-def verify(ledger: Folder, as_json: Json = False, quiet: Quiet = False) -> None:
+def export(
+    ledger: Folder,
+    adapter: Annotated[Path | None, typer.Option(help="New folder for a PEFT adapter, which vLLM takes too.")] = None,
+    merged: Annotated[Path | None, typer.Option(help="New folder for the whole model with the edit in it.")] = None,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the edit as others can load it, load it again, and show that it does what it should."""
+    from lunar.ledgers import export_ledger
+
+    with stages(as_json, quiet) as progress:
+        result = export_ledger(ledger, adapter=adapter, merged=merged, device=device, progress=progress)
+    if as_json:
+        print_json(result)
+    elif quiet:
+        typer.echo("\n".join(str(folder) for folder in (adapter, merged) if folder is not None))
+    else:
+        from lunar.report import terminal
+
+        folders = {"adapter": adapter, "merged": merged}
+        terminal.show(*(terminal.exported(name, folders[name], said) for name, said in result.items()))
+
+
+@commands.command()
+def verify(
+    ledger: Folder,
+    merged: Annotated[
+        Path | None, typer.Option(help="A checkpoint that `lunar export --merged` made, to be compared byte by byte.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Check a ledger's files, its record and its edit against each other; exit code 1 where something was changed."""
     from lunar.ledgers import verify_ledger
 
-    result = verify_ledger(ledger)
+    result = verify_ledger(ledger, merged)
     if as_json:
         print_json(result)
     else:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from lunar import preflight
+from lunar.checkpoints import check_folder, find_checkpoint
 from lunar.errors import LunarError, unknown
 from lunar.progress import Progress
 from lunar.recipe import RECIPE_FILE, found_model, read_recipe
 from lunar.records import Record, read_records, split_by_group
-from lunar.report import REPORT_FILE, build_report, finite, short_name, to_json
+from lunar.report import REPORT_FILE, build_report, check_output, finite, short_name, to_json
 from lunar.requests.store import Store
 from lunar.workflow import load, timed
 
@@ -92,12 +93,53 @@ def undo_request(ledger: Path, name: str) -> dict[str, Any]:
     return _undone(change.request.name, change.requests)
 
 
-def verify_ledger(ledger: Path) -> dict[str, Any]:
-    """What `lunar.requests.checks.verify` finds; the model's files are looked at where they are at hand."""
-    model = model_of(ledger)
-    from lunar.requests.checks import verify
+def verify_ledger(ledger: Path, merged: Path | None = None) -> dict[str, Any]:
+    """What `lunar.requests.checks.verify` finds; the model's files are looked at where they are at hand.
 
-    return verify(ledger, model)
+    With `merged`, also whether that folder holds the model's checkpoint with this edit and no other difference.
+    """
+    model = model_of(ledger)
+    if merged is not None:
+        check_folder(merged, str(merged), False)
+    from lunar.export.merged import merged_faults
+    from lunar.requests.checks import verify
+    from lunar.requests.ledger import Ledger
+
+    result = verify(ledger, model)
+    if merged is not None and not result["faults"]:
+        result["faults"] = merged_faults(find_checkpoint(model), merged, Ledger(ledger).edit())
+    return result
+
+
+def export_ledger(
+    ledger: Path, *, adapter: Path | None, merged: Path | None, device: str | None = None, progress: Progress
+) -> dict[str, Any]:
+    """Write the edit as a PEFT adapter, as a checkpoint, or both; loaded again and shown to do what the edit does."""
+    outputs = [folder for folder in (adapter, merged) if folder is not None]
+    if not outputs:
+        raise LunarError("Something to export was expected, but neither came: give --adapter DIR or --merged DIR.")
+    for folder in outputs:
+        check_output(folder)
+    if not list_requests(ledger):
+        raise LunarError(
+            f"The ledger {ledger} holds no request, so there is nothing to export: the model is as it was."
+        )
+    model = model_of(ledger)
+    preflight.check_model(model, None, {})
+    from lunar.export.effect import check_peft
+    from lunar.export.ledger import export_adapter, export_merged
+    from lunar.requests.ledger import Ledger
+
+    if adapter is not None:
+        check_peft()
+    opened, result = Ledger(ledger), dict[str, Any]()
+    with opened.locked():
+        loaded = load(model, device, progress)
+        if adapter is not None:
+            result["adapter"] = export_adapter(opened, loaded, adapter)
+        if merged is not None:
+            result["merged"] = export_merged(opened, loaded, find_checkpoint(model), merged)
+    return finite(result)
 
 
 def model_of(ledger: Path) -> str:

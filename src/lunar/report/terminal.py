@@ -120,6 +120,17 @@ def added(report: Mapping[str, Any], folder: Path) -> RenderableType:
     return Group(*(Text(line) for line in lines), scores_table(report), Text(back))
 
 
+def exported(name: str, folder: Path | None, said: Mapping[str, Any]) -> Text:
+    """What came of an export, in two sentences."""
+    moved = (
+        f"Loaded again, it moves the logits by {said['effect']['moved']:.2g} of their spread along the edit's detector."
+    )
+    if name == "adapter":
+        return Text(f"Adapter of rank {said['rank']} in {folder}. {moved}")
+    least = min(said["realised"].values())
+    return Text(f"Model in {folder}; {least:.0%} of the change is left after rounding. {moved}")
+
+
 def requests_table(requests: Sequence[Mapping[str, Any]]) -> RenderableType:
     """The requests of a ledger, oldest first."""
     if not requests:
