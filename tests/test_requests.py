@@ -106,17 +106,17 @@ def test_the_joint_solution_is_the_formula_over_all_rows(tmp_path, loaded):
     work, rows, wanted = collect.Work(loaded), [], []
     moments = torch.zeros(site.inner_width, site.inner_width, dtype=torch.float64)
 
-    def pin(records):
+    def pin(records, times):
         for batch in work.capture("rows", [site], records, with_answer=True):
             captured = batch[1]
             weights = torch.where(captured.from_end <= 0, settings.retain_weight, 1.0).double()
-            moments.addmm_(captured.inner.double().T, captured.inner.double() * weights[:, None])
+            moments.addmm_(captured.inner.double().T, captured.inner.double() * (times * weights)[:, None])
 
-    pin(RETAIN)
+    pin(RETAIN, 2)
     (batch,) = work.capture("reference", [site], REFERENCE, with_answer=False)
     mean = batch[1].residual[batch[1].from_end == 0].double().mean(dim=0)
     for name in ("one", "two"):
-        pin(collect_neighbours(REQUESTS[name], settings))
+        pin(collect_neighbours(REQUESTS[name], settings), 2**-0.5)
         (batch,) = work.capture("forget", [site], REQUESTS[name], with_answer=False)
         last = batch[1].from_end == 0
         others = batch[1].inner[~last].double()
@@ -151,7 +151,7 @@ def test_what_was_retained_and_is_to_be_forgotten_is_no_longer_pinned(tmp_path, 
             )
         )
         ledgers[-1].add(loaded, REQUESTS["four"], names_from=without)
-    pinned = [one.state().joint.pinned() for one in ledgers]
+    pinned = [one.state().joint.pinned for one in ledgers]
     assert float((pinned[0].second - pinned[1].second).norm() / pinned[1].second.norm()) < 1e-6
     assert pinned[0].rows == pinned[1].rows
     ledger.undo("four")
@@ -162,14 +162,15 @@ def test_what_was_retained_and_is_to_be_forgotten_is_no_longer_pinned(tmp_path, 
 def test_neighbours_of_one_request_that_another_forgets_are_not_pinned(tmp_path, loaded):
     joint = made(tmp_path / "ledger", loaded, "one", "two").state().joint
     (first, part), (second, other) = joint.ordered()
-    alone = joint.pinned()
+    alone = joint.pinned
     shared = type(part)(
         part.inner, part.from_end, part.prompt, part.residual, part.ids, part.neighbour_moments(), other.ids[:1]
     )
-    both = type(joint)(joint.base, {first: shared, second: other}, joint.settings, joint.tail).pinned()
+    both = type(joint)(joint.base, {first: shared, second: other}, joint.settings, joint.tail).pinned
     rows = other.inner[other.prompt == 0].double()
     weights = torch.where(other.from_end[other.prompt == 0] == 0, joint.settings.retain_weight, 1.0).double()
-    torch.testing.assert_close(alone.second - both.second, rows.T @ (rows * weights[:, None]), rtol=1e-6, atol=1e-9)
+    taken = rows.T @ (rows * weights[:, None]) / 2**0.5
+    torch.testing.assert_close(alone.second - both.second, taken, rtol=1e-6, atol=1e-9)
 
 
 def test_a_request_reads_its_own_prompts_and_neighbours_only(tmp_path, loaded, monkeypatch):

@@ -1,19 +1,20 @@
 """What a ledger keeps of its data: sums over what is to be left alone, and the activations of each request.
 
-    ΔW = Tᵀ Ω H (A + λ·mean(diag A)·I)⁻¹        A = R + Σ_k (Pₖ + Nₖ) − O + Hᵀ Ω H
+    ΔW = Tᵀ Ω H (A + λ·mean(diag A)·I)⁻¹        A = K·R + Σ_k (Pₖ + Nₖ/√K) − O + Hᵀ Ω H
 
-R are the retain prompts' moments; each request k adds its redirected rows (in H, T, Ω), its other tokens Pₖ and its
-neighbours Nₖ; O takes out what one of these pins and another request redirects. No part depends on another request, and
-they are summed in an order that their content decides, so that the solution is the same in whatever order requests
-came, and taking one back is leaving its parts out. Torch only, apart from the files.
+R are the retain prompts' moments and K the number of requests; request k adds its redirected rows (in H, T, Ω), its
+other tokens Pₖ and its neighbours Nₖ; O takes out what one of these pins and another request redirects. No part depends
+on another request, and they are summed in an order that their content decides, so that the solution is the same in
+whatever order requests came, and taking one back is leaving its parts out. Torch only, apart from the files.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -137,28 +138,39 @@ class Joint:
         """The requests in the order in which they are summed."""
         return sorted(self.parts.items(), key=lambda item: item[1].order())
 
+    @cached_property
     def pinned(self) -> Moments:
-        """The sums over everything that asks for no change."""
-        total = Moments(self.base.moments.second.clone(), self.base.moments.rows)
+        """The sums over everything that asks for no change.
+
+        k requests are k detectors, and what is retained has to stand against all of them: it counts k times, as in the
+        sum of k requests of their own. Their neighbours are much alike and together outweigh everything else, so each
+        request's count 1/√k. With one request both are 1. (docs/log.md has what other weights do.)
+        """
         parts = [part for _, part in self.ordered()]
+        retained, beside = float(len(parts)), max(1, len(parts)) ** -0.5
+        total = Moments(self.base.moments.second * retained, self.base.moments.rows)
         for part in parts:
             rows = part.inner[~part.redirected(self.tail)]
             total.update(rows, torch.ones(len(rows)))
-            total = total.merge(part.neighbour_moments())
-        pinned = Counter(_keys(self.base.ids))
+            neighbours = part.neighbour_moments()
+            total = total.merge(Moments(neighbours.second * beside, neighbours.rows))
+        pinned: dict[bytes, float] = defaultdict(float)
+        for key in _keys(self.base.ids):
+            pinned[key] += retained
         for part in parts:
-            pinned.update(_keys(part.neighbour_ids))
+            for key in _keys(part.neighbour_ids):
+                pinned[key] += beside
         for part in parts:
             self._take_out(total, part, torch.tensor([pinned[key] for key in _keys(part.ids)]))
         return total
 
-    def _take_out(self, total: Moments, part: Part, times: Int[Tensor, " prompts"]) -> None:
-        """Prompts that are to be forgotten were pinned so many times, as retain prompts or as neighbours."""
-        count = times[part.prompt] * (part.from_end >= 0)
+    def _take_out(self, total: Moments, part: Part, times: Float[Tensor, " prompts"]) -> None:
+        """Prompts that are to be forgotten were pinned with such weights, as retain prompts or as neighbours."""
+        count = times[part.prompt].double() * (part.from_end >= 0)
         weights = count * torch.where(part.from_end == 0, self.settings.retain_weight, 1.0)
         rows = part.inner[weights > 0].double()
-        total.second.addmm_(rows.T, rows * weights[weights > 0].double()[:, None], alpha=-1)
-        total.rows -= int(count.sum())
+        total.second.addmm_(rows.T, rows * weights[weights > 0][:, None], alpha=-1)
+        total.rows -= len(rows)
 
     def rows(self) -> tuple[Float[Tensor, "rows m"], tuple[Term, ...]]:
         """The redirected rows of all requests and what they are asked for, each towards its own direction."""
@@ -187,7 +199,7 @@ class Joint:
 
     def counts(self) -> dict[str, int]:
         """How many rows are redirected, and how many pinned."""
-        return {"redirected_rows": len(self.rows()[0]), "pinned_rows": self.pinned().rows}
+        return {"redirected_rows": len(self.rows()[0]), "pinned_rows": self.pinned.rows}
 
     def solve(self, only: str | None = None) -> Solution | None:
         """The change of the matrix at strength 1, or the part of it that one request asks for; None without any."""
@@ -197,7 +209,7 @@ class Joint:
         if only is not None:
             ours = torch.cat([torch.full((len(part.residual), 1), key == only) for key, part in self.ordered()])
             terms = tuple(Term(term.wanted * ours, term.weights, term.gain) for term in terms)
-        return solve(self.pinned(), inner, terms, self.settings.ridge)
+        return solve(self.pinned, inner, terms, self.settings.ridge)
 
     def gates(self) -> dict[str, Gate]:
         """How the last prompt tokens of each request are recognised among those of all of them."""
@@ -205,7 +217,7 @@ class Joint:
         inner = torch.cat([part.inner[last] for _, part, last in lasts])
         prompts = torch.arange(len(inner))  # one last token per prompt
         weights = torch.full((len(inner),), self.settings.forget_weight, dtype=torch.float64)
-        found = gate(self.pinned(), inner, weights, prompts, self.settings.ridge)
+        found = gate(self.pinned, inner, weights, prompts, self.settings.ridge)
         sizes = [int(last.sum()) for _, _, last in lasts]
         values, left_out = found.values.split(sizes), found.leave_one_out.split(sizes)
         return {name: Gate(found.vector, values[place], left_out[place]) for place, (name, _, _) in enumerate(lasts)}
