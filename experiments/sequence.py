@@ -61,6 +61,11 @@ def asked(forget: Sequence[Record], group: str) -> list[Record]:
     return [Record(record.messages) for record in forget if record.group == group]
 
 
+def named(forget: Sequence[Record], group: str) -> str:
+    """What a request is called: a group's own name may stand in its questions, which a request's must not."""
+    return f"group-{sorted({record.group or '' for record in forget}).index(group)}"
+
+
 def distance(one: Ledger, other: Ledger) -> float:
     """Relative difference of two ledgers' changes (Frobenius norm)."""
     first, second = (ledger.edit().factors[0].change() for ledger in (one, other))
@@ -73,9 +78,11 @@ def filled(
 ) -> Ledger:  # fmt: skip
     """A ledger with these requests in this order."""
     first, *others = groups
-    ledger = Ledger.start(folder, loaded, asked(forget, first), retain=retain, settings=settings, name=first)
+    ledger = Ledger.start(
+        folder, loaded, asked(forget, first), retain=retain, settings=settings, name=named(forget, first)
+    )
     for group in others:
-        ledger.add(loaded, asked(forget, group), names_from=retain, name=group)
+        ledger.add(loaded, asked(forget, group), names_from=retain, name=named(forget, group))
     return ledger
 
 
@@ -91,7 +98,7 @@ def run_ledger(
         if ledger is None:
             ledger = filled(output / "ledger", loaded, forget, [group], retain, settings)
         else:
-            ledger.add(loaded, asked(forget, group), names_from=retain, name=group)
+            ledger.add(loaded, asked(forget, group), names_from=retain, name=named(forget, group))
         seconds = time.perf_counter() - started
         with ledger.edit().applied(loaded.model):
             scores = measured(loaded, splits_of(forget, groups[:number], fixed))
@@ -129,9 +136,9 @@ def check_ledger(
     found = {"order": distance(ledger, other)}
     gone = groups[1 : 1 + UNDONE]
     for group in gone:
-        other.undo(group)
+        other.undo(named(forget, group))
     never = filled(output / "never", loaded, forget, [one for one in groups if one not in gone], retain, settings)
-    found["undo_three"] = distance(other, never)
+    found["undo_some"] = distance(other, never)
     for request in other.requests():
         other.undo(request.name)
     found["rank_after_undoing_all"] = float(other.edit().rank)

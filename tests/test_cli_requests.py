@@ -71,6 +71,14 @@ def test_the_retain_file_need_not_be_there_any_more(ledger, here):  # noqa: F811
     assert json.loads((ledger / "record.jsonl").read_text().splitlines()[-1])["neighbours"]["names"] == "invented"
 
 
+def test_the_recipe_of_a_ledger_is_that_of_its_first_request_and_says_so(ledger, here):  # noqa: F811
+    first = (ledger / "edit.safetensors").read_bytes()
+    assert run("unlearn", ledger, "--forget", "second.jsonl").exit_code == 0
+    again = run("unlearn", "--from", ledger, "--output", "again")
+    assert "none of the others" in again.stderr
+    assert (here / "again" / "edit.safetensors").read_bytes() == first
+
+
 def test_groups_of_the_file_it_was_started_with_can_be_added(here, checkpoint):  # noqa: F811
     write_lines(here / "all.jsonl", [*FORGET, *RETAIN, *SECOND])
     sets = ("--forget", "all.jsonl", "--reference", "reference.jsonl", "--layer", 1)

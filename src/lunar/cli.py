@@ -164,6 +164,8 @@ def unlearn(
         _refuse_beside_recipe([*(name for name, value in others.items() if value), *knobs])
         wanted, made_with = read_recipe(recipe)
         _warn_of_versions(made_with, silent=quiet)
+        if not quiet:
+            cli_requests.warn_of_requests(recipe)
     elif model is None or forget is None:
         raise typer.BadParameter(f"Missing {'argument MODEL' if model is None else 'option --forget'}.")
     else:

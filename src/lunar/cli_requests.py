@@ -60,6 +60,15 @@ def refuse_beside_ledger(given: Mapping[str, Any]) -> None:
         raise typer.BadParameter(f"The ledger's first request decided how to edit, so leave out: {', '.join(names)}.")
 
 
+def warn_of_requests(recipe: Path) -> None:
+    """A ledger's recipe is that of its first request."""
+    from lunar.requests.store import Store, is_ledger
+
+    folder = recipe if recipe.is_dir() else recipe.parent
+    if is_ledger(folder) and Store.open(folder).content["shared"]["asked"] > 1:
+        typer.echo("The recipe makes the first request of its ledger again, and none of the others.", err=True)
+
+
 @commands.command()
 def requests(ledger: Folder, as_json: Json = False, quiet: Quiet = False) -> None:
     """List what was asked to be forgotten and still is."""

@@ -81,7 +81,9 @@ def _check_links(folder: Path, source: str) -> None:
     if home.parent.name == "snapshots":
         allowed.append(home.parent.parent / "blobs")
     for path in folder.iterdir():
-        if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in allowed):
+        # Folders within are never read, so links to them do no harm.
+        linked = path.is_symlink() and not path.is_dir()
+        if linked and not any(path.resolve().is_relative_to(place) for place in allowed):
             raise LunarError(
                 f"The file {path.name} of {source} is a symbolic link that leads out of the folder, so it is not "
                 "loaded: put the file itself there."

@@ -32,7 +32,8 @@ Writer = Callable[[Path], None]
 
 def is_ledger(folder: Path | str) -> bool:
     """Whether a folder holds a ledger."""
-    return (Path(folder) / MANIFEST).is_file()
+    # os.path and not Path.is_file: the latter raises for names that are too long for the file system.
+    return os.path.isfile(Path(folder) / MANIFEST)
 
 
 def sha256(path: Path) -> str:
