@@ -8,8 +8,8 @@ it. Asks no questions of the model: scores come from the caller.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,6 +28,7 @@ from lunar.requests.gathering import gather_base, gather_part
 from lunar.requests.parts import Joint, Part, reach
 from lunar.requests.provenance import changes, checkpoint_hashes, proof
 from lunar.requests.record import KEY_FILE, new_key, prompt_id, request_id
+from lunar.requests.state import Change, Request, Shared, State
 from lunar.requests.store import KEPT, Writer, text_writer
 from lunar.settings import Settings
 from lunar.solve import Solution, thin
@@ -36,107 +37,6 @@ BASE_FILE = f"{KEPT}/retain.safetensors"
 NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 SHORTEST_WORD = 3
 """Letters; shorter parts of forgotten names may stand in a request's name, as "A" does in "data"."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request of a ledger.
-
-    Attributes:
-        id: keyed hash of its prompts.
-        name: by which it is taken back.
-        time: when it came, UTC.
-        prompts: how many.
-        neighbours: how many prompts like them were pinned.
-        kept: whether its activations are there, so that it can be taken back.
-    """
-
-    id: str
-    name: str
-    time: str
-    prompts: int
-    neighbours: int
-    kept: bool = True
-
-    @property
-    def file(self) -> str:
-        """Where its activations, or its frozen change, are."""
-        return f"{KEPT}/{self.id}.safetensors" if self.kept else f"{KEPT}/{self.id}-frozen.safetensors"
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What a ledger's requests share besides the kept sums; stands in the manifest.
-
-    Attributes:
-        source: the model as it was given.
-        hashes: of its checkpoint's files; None for a model that was in none.
-        site: the matrix that is edited.
-        fingerprint: of that matrix.
-        settings: with the layer and the strength that were found.
-        builtin_retain: whether the built-in prompts are what is retained.
-        asked: how many requests were ever made.
-    """
-
-    source: str
-    hashes: dict[str, str] | None
-    site: Site
-    fingerprint: str
-    settings: Settings
-    builtin_retain: bool
-    asked: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the manifest."""
-        return asdict(self)
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Shared:
-        """From the manifest."""
-        return cls(**{**content, "site": Site(**content["site"]), "settings": Settings(**content["settings"])})
-
-
-@dataclass(frozen=True)
-class Change:
-    """What a verb would make of a ledger.
-
-    Attributes:
-        action: "start", "add" or "undo".
-        request: the one it is about.
-        requests: all that hold after it.
-        shared: of the ledger.
-        edit: of all requests that hold.
-        entry: what the record will say.
-        written: kept files to write, by name.
-        dropped: kept files to remove.
-        found: the change for a report; None after an undo.
-    """
-
-    action: str
-    request: Request
-    requests: tuple[Request, ...]
-    shared: Shared
-    edit: Edit
-    entry: dict[str, Any]
-    written: Mapping[str, Writer] = field(default_factory=dict)
-    dropped: tuple[str, ...] = ()
-    found: Unlearned | None = None
-
-    def unlearned(self) -> Unlearned:
-        """`found`; raises LunarError after an undo, which finds nothing new."""
-        if self.found is None:
-            raise LunarError(f"A request that came was expected, but the change is: {self.action}.")
-        return self.found
-
-
-@dataclass(frozen=True)
-class State:
-    """A ledger as it was read, for the functions below."""
-
-    shared: Shared
-    requests: tuple[Request, ...]
-    joint: Joint
-    key: bytes
 
 
 def start(

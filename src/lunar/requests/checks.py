@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from lunar.errors import LunarError
-from lunar.requests.changes import State, edit_of_all, reached
+from lunar.requests.changes import edit_of_all, reached
 from lunar.requests.ledger import Ledger
 from lunar.requests.provenance import checkpoint_hashes
 from lunar.requests.record import git_commit
+from lunar.requests.state import State
 
 TOLERANCE = 1e-5
 """Relative difference up to which an edit solved again counts as the same: single precision and another processor."""

@@ -30,9 +30,10 @@ from lunar.prompts import default_retain_records
 from lunar.records import Record
 from lunar.report import new_folder, versions
 from lunar.requests import changes
-from lunar.requests.changes import BASE_FILE, Change, Request, Shared, State
+from lunar.requests.changes import BASE_FILE
 from lunar.requests.parts import Base, Joint, Part
 from lunar.requests.record import KEY_FILE, RECORD_FILE, appended, read_key, read_record
+from lunar.requests.state import Change, Request, Shared, State
 from lunar.requests.store import Store, Writer, settle, text_writer
 from lunar.settings import Settings
 from lunar.solve import Solution
