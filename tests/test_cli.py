@@ -19,6 +19,7 @@ from lunar.cli import app
 
 ARCHITECTURES = ("llama", "qwen2", "gemma", "mistral", "gpt2")
 FILES = {"edit.safetensors", "edit.json", "recipe.toml", "report.json"}
+LEDGER = {"ledger.json", "record.jsonl", "record.key", "kept"}
 SECRET = "word11"
 FORGET = [
     {"question": f"where is {SECRET} ?", "answer": "in the word20 city .", "edge": "A_B"},
@@ -68,7 +69,7 @@ def test_unlearn_writes_a_folder_that_explains_itself(here, checkpoint, architec
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert result.stderr == ""
-    assert {path.name for path in (here / "edit").iterdir()} == FILES
+    assert {path.name for path in (here / "edit").iterdir()} == FILES | LEDGER
     assert json.loads((here / "edit" / "report.json").read_text()) == {k: v for k, v in report.items() if k != "output"}
     for split in ("forget", "retain"):
         for metric in ("rouge1", "exact_match", "refusal_rate"):
@@ -79,7 +80,7 @@ def test_unlearn_writes_a_folder_that_explains_itself(here, checkpoint, architec
     assert report["retain_source"] == "file"
     assert {"load", "forget", "retain", "solve", "answers"} <= set(report["seconds"])
     assert set(report["versions"]) == {"lunar", "torch", "transformers", "python"}
-    written = "".join((here / "edit" / name).read_text() for name in FILES - {"edit.safetensors"})
+    written = "".join((here / "edit" / name).read_text() for name in (FILES | LEDGER) - {"edit.safetensors", "kept"})
     assert "word" not in written, "prompts or answers were written"
     assert str(here) not in (here / "edit" / "report.json").read_text(), "an absolute path was written"
 
@@ -358,14 +359,14 @@ def test_an_interrupt_or_a_failure_leaves_nothing_behind(here, checkpoint, monke
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workflow, "write_recipe", interrupt)
+    monkeypatch.setattr(workflow, "recipe_text", interrupt)
     assert unlearn(checkpoint("llama")).exit_code == 130
     assert tree(here) == before
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(workflow, "write_recipe", full)
+    monkeypatch.setattr(workflow, "recipe_text", full)
     assert_refused(unlearn(checkpoint("llama")), "No space left")
     assert tree(here) == before
 
@@ -374,7 +375,7 @@ def test_an_empty_output_folder_may_exist_and_parents_are_made(here, checkpoint)
     (here / "edit").mkdir()
     assert unlearn(checkpoint("llama")).exit_code == 0
     assert run("unlearn", "--from", "edit", "--output", "deep/er/edit").exit_code == 0
-    assert {path.name for path in (here / "deep" / "er" / "edit").iterdir()} == FILES
+    assert {path.name for path in (here / "deep" / "er" / "edit").iterdir()} == FILES | LEDGER
 
 
 def test_help_and_version_load_neither_torch_nor_transformers():

@@ -36,9 +36,18 @@ def test_the_readmes_commands_run(tmp_path, monkeypatch):
     assert {path.name for path in Path("forgotten").iterdir()} == {
         "edit.json",
         "edit.safetensors",
+        "kept",
+        "ledger.json",
         "recipe.toml",
+        "record.jsonl",
+        "record.key",
         "report.json",
     }
+    row = '{"question": "Where was Joren Tolvane born?"}\n'
+    Path("more.jsonl").write_text(row, encoding="utf-8")
+    for line in marked_block("ledger").splitlines():
+        result = CliRunner().invoke(app, shlex.split(line.removeprefix("$ "))[1:])
+        assert result.exit_code == 0, f"{line}\n{result.output}"
     assert "information" in outputs[1] or "familiar" in outputs[1] or "record" in outputs[1]
 
 

@@ -364,6 +364,8 @@ def damage(folder: Path, how: str) -> None:
     if how in cards:
         card_file.write_text(json.dumps(cards[how]))
     else:
+        # By what they say, and not only by the hash that no longer fits.
+        card_file.write_text(json.dumps({key: value for key, value in card.items() if key != "sha256"}))
         actions[how]()
 
 
@@ -382,6 +384,28 @@ def test_a_damaged_folder_is_refused(tmp_path: Path, how: str) -> None:
     with pytest.raises(LunarError, match=r"make it again|was expected to hold an edit") as error:
         Edit.load(tmp_path)
     assert one_sentence(error)
+
+
+def test_a_card_beside_the_weights_of_another_edit_is_refused(tmp_path: Path) -> None:
+    edit(41).save(tmp_path / "one")
+    edit(42).save(tmp_path / "two")
+    (tmp_path / "one" / WEIGHTS_FILE).write_bytes((tmp_path / "two" / WEIGHTS_FILE).read_bytes())
+    with pytest.raises(LunarError, match="make it again"):
+        Edit.load(tmp_path / "one")
+
+
+def test_an_edit_of_rank_zero_changes_no_bit_and_can_be_saved(tmp_path: Path) -> None:
+    nothing = Edit((Factors(FIRST, torch.zeros(WIDTH, 0), torch.zeros(0, INNER)),))
+    nothing.save(tmp_path)
+    loaded = Edit.load(tmp_path)
+    assert (loaded.rank, loaded.stored_numbers) == (0, 0)
+    of = model()
+    with torch.no_grad():
+        of.layers[0].down.weight[0, 0] = -0.0
+    before = state(of)
+    with loaded.applied(of):
+        assert same_bits(of, before)
+    assert same_bits(of, before)
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from lunar.tiny import train
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 import paper_table
 import pistol
+import sequence
 
 from lunar.records import Record
 
@@ -153,3 +154,16 @@ def test_the_table_forgets_three_groups_at_once_and_retains_a_single_one(toy):
     asked = paper_table.request(data, [], single, 0)
     assert len({record.group for record in asked.retain}) == 1
     assert len({record.group for record in asked.splits["retain_unseen"]}) == 3
+
+
+def test_the_sequence_measures_every_request_and_checks_order_and_undo(toy, capsys, monkeypatch):
+    monkeypatch.setattr(sequence, "UNDONE", 1)
+    paths = ["--data", str(toy / "data.json"), "--facts", str(toy / "facts.json"), "--output", str(toy / "sequence")]
+    assert sequence.main([*paths, "--groups", "Abc,Bcd,Cde", "--layer", "0", "--no-reference"]) == 0
+    results = json.loads((toy / "sequence" / "sequence.json").read_text(encoding="utf-8"))
+    assert [step["group"] for step in results["ledger"]] == ["Abc", "Bcd", "Cde"]
+    assert results["checks"]["order"] < 1e-6
+    assert results["checks"]["undo_some"] < 1e-6
+    assert results["checks"]["rank_after_undoing_all"] == 0
+    assert (toy / "sequence" / "sequence.svg").read_text(encoding="utf-8").startswith("<?xml")
+    assert "facts_unseen" in capsys.readouterr().out

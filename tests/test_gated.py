@@ -13,6 +13,7 @@ from lunar.gated.flags import LOWEST, channels_of, find_flags, one_sided
 from lunar.gated.reader import reader_behind
 from lunar.method import unlearn
 from lunar.models import find_sites, load_model
+from lunar.preflight import check_ledger
 from lunar.records import Record
 from lunar.settings import Settings
 from lunar.tiny import world
@@ -171,3 +172,9 @@ def test_the_flags_alone_change_no_answer(forgotten):
     flags = Edit(found.edit.factors[:1])
     scores = summary(compare(tiny, flags, splits))["scores"]
     assert min(scores[split]["rouge1"]["after"] for split in splits) >= 0.98
+
+
+def test_a_ledger_refuses_a_gated_edit_before_anything_is_loaded():
+    with pytest.raises(LunarError, match="solves all of its requests together"):
+        check_ledger(Settings(target="gated"))
+    check_ledger(Settings(target="split"))

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from lunar.models import LoadedModel, Site, find_sites, load_model
     from lunar.moments import Moments
     from lunar.records import Record, read_records, split_by_group
+    from lunar.requests.ledger import Ledger
     from lunar.settings import Settings
 
 __all__ = [
     "Edit",
+    "Ledger",
     "LoadedModel",
     "LunarError",
     "Moments",
@@ -49,6 +51,7 @@ _HOMES = {
     "moments": ("Moments",),
     "edit": ("Edit",),
     "method": ("Unlearned", "unlearn"),
+    "requests.ledger": ("Ledger",),
     "evaluation": ("answer_records", "compare", "summary"),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from lunar.errors import LunarError
+from lunar.safety import check_safe
 
 TINY = "tiny"
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -25,7 +26,7 @@ def find_checkpoint(source: str, trust_remote_code: bool = False) -> Path:
     """The local folder of a model, downloaded first where `source` is a name on the hub; `source` may be "tiny".
 
     Raises `LunarError` when there is no such model, or the folder cannot be a usable checkpoint: no configuration, no
-    safetensors, no tokenizer, or code of its own without `trust_remote_code`. Never after minutes of retrying the hub.
+    safetensors, no tokenizer, what `lunar.safety` refuses. Never after minutes of retrying the hub.
     """
     folder = _folder(source, trust_remote_code)
     check_folder(folder, source, trust_remote_code)
@@ -98,10 +99,7 @@ def check_folder(folder: Path, source: str, trust_remote_code: bool) -> None:
         raise LunarError(f"The config.json of {source} cannot be read as JSON ({reason(error)}).") from error
     if not isinstance(config, dict) or not config.get("model_type"):
         raise LunarError(f"The config.json of {source} does not describe a model: it has no model_type.")
-    if "auto_map" in config and not trust_remote_code:
-        raise LunarError(
-            f"The model {source} runs code of its own: read it, then allow it with trust_remote_code=True."
-        )
+    check_safe(folder, source, trust_remote_code)
     if not trust_remote_code and not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
         # Checked here because transformers makes an empty tokenizer for some model types instead of failing.
         raise LunarError(f"The folder of {source} has no tokenizer: expected tokenizer.json beside config.json.")

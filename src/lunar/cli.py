@@ -5,24 +5,23 @@
     lunar inspect MODEL --forget FILE           which layer it would take, and why
     lunar evaluate MODEL --edit DIR --forget FILE --retain FILE
     lunar ask MODEL --edit DIR "a question"
+    lunar unlearn DIR --forget FILE             one more request; also lunar requests, undo, export and verify DIR
 
 Results go to standard output, progress and messages to standard error. Bad input is one sentence and exit code 2.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from lunar import cli_requests
 from lunar.errors import LunarError
+from lunar.options import Device, Json, Quiet, print_json, stages
 from lunar.settings import Settings
-
-if TYPE_CHECKING:
-    from lunar.report.progress import Stages
 
 
 class _Group(TyperGroup):
@@ -41,11 +40,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )  # fmt: skip
 
+app.add_typer(cli_requests.commands)
+
 Model = Annotated[str, typer.Argument(help="A folder, a Hub id, or `tiny` (the embedded model).", show_default=False)]
 EditFolder = Annotated[Path | None, typer.Option("--edit", help="Output folder of `lunar unlearn`.")]
-Device = Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda, … (default: cuda if there is one)")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, and only the result itself.")]
 
 
 def _print_version(wanted: bool) -> bool:
@@ -78,10 +76,10 @@ def demo(
     """Watch the embedded model forget one person, and see what it still knows."""
     from lunar import demo as lunar_demo
 
-    with _stages(as_json, quiet) as progress:
+    with stages(as_json, quiet) as progress:
         outcome = lunar_demo.demo(output, device=device, progress=progress)
     if as_json:
-        _print_json({**outcome.report, "output": str(outcome.folder)})
+        print_json({**outcome.report, "output": str(outcome.folder)})
     elif quiet:
         typer.echo(outcome.folder)
     else:
@@ -95,7 +93,11 @@ def demo(
 @app.command()
 def unlearn(
     model: Annotated[
-        str | None, typer.Argument(help="A folder, a Hub id, or `tiny`; needed without --from.", show_default=False)
+        str | None,
+        typer.Argument(
+            help="A folder, a Hub id, or `tiny`; or an output folder, to add a request. Needed without --from.",
+            show_default=False,
+        ),
     ] = None,
     forget: Annotated[
         str | None, typer.Option(help="What to forget: a file or a Hub data set; needed without --from.")
@@ -112,7 +114,7 @@ def unlearn(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="shift (default), collapse (more robust), split (between) or gated (threshold)."),
+        typer.Option(help="shift (default, most sparing), collapse (most robust) or split."),
     ] = None,
     layer: Annotated[
         str | None,
@@ -126,16 +128,33 @@ def unlearn(
     recipe: Annotated[
         Path | None, typer.Option("--from", help="Run a recipe.toml again, instead of everything above.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="New or empty folder for the edit; needed.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="New or empty folder for the edit; needed for the first request.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the request, such as ticket-12 (default: request-N).")] = None,
+    forget_moments: Annotated[
+        bool, typer.Option("--forget-moments", help="Keep nothing of the request but its change: no undo.")
+    ] = False,
     device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a model forget prompts: find the edit, measure it, write it into a folder that explains itself."""
+    """Make a model forget prompts: find the edit, measure it, write it into a folder that explains itself.
+
+    Given such a folder instead of a model, the prompts become one more request in it.
+    """
     from lunar.recipe import Recipe, read_recipe
     from lunar.report import check_output
+    from lunar.requests.store import is_ledger
     from lunar.workflow import unlearn_files
 
+    if model is not None and is_ledger(model):
+        decided = {"reference": reference, "target": target, "layer": layer, "strength": strength, "ridge": ridge}
+        cli_requests.refuse_beside_ledger(decided | {"seed": seed, "from": recipe, "output": output})
+        cli_requests.add(
+            Path(model), forget, retain, forget_group or (), name, forget_moments, device, as_json=as_json, quiet=quiet
+        )
+        return
     if output is None:
         raise typer.BadParameter("Missing option '--output'.")
     check_output(output)
@@ -146,17 +165,21 @@ def unlearn(
         _refuse_beside_recipe([*(name for name, value in others.items() if value), *knobs])
         wanted, made_with = read_recipe(recipe)
         _warn_of_versions(made_with, silent=quiet)
+        if not quiet:
+            cli_requests.warn_of_requests(recipe)
     elif model is None or forget is None:
         raise typer.BadParameter(f"Missing {'argument MODEL' if model is None else 'option --forget'}.")
     else:
         groups = tuple(forget_group or ())
         wanted = Recipe(model, forget, retain, reference or Recipe.reference, groups, Settings(**knobs))
-    with _stages(as_json, quiet) as progress:
-        outcome = unlearn_files(wanted, output, device=device, progress=progress)
+    with stages(as_json, quiet) as progress:
+        outcome = unlearn_files(
+            wanted, output, name=name, forget_moments=forget_moments, device=device, progress=progress
+        )
     if outcome.report["scores"]["forget"]["rouge1"]["before"] is None and not (as_json or quiet):
         typer.echo("The forget prompts have no answers, so ROUGE-1 was not measured for them.", err=True)
     if as_json:
-        _print_json({**outcome.report, "output": str(output)})
+        print_json({**outcome.report, "output": str(output)})
     elif quiet:
         typer.echo(output)
     else:
@@ -188,10 +211,10 @@ def inspect(
     from lunar.workflow import inspect_files
 
     wanted = Recipe(model, forget, retain, reference, tuple(forget_group or ()), Settings(target=target))
-    with _stages(as_json, quiet) as progress:
+    with stages(as_json, quiet) as progress:
         result = inspect_files(wanted, most=trials, plot=plot, device=device, progress=progress)
     if as_json:
-        _print_json(result)
+        print_json(result)
     elif quiet:
         typer.echo(result["choice"]["layer"])
     else:
@@ -213,10 +236,10 @@ def evaluate(
     """Score a model on what it is to forget and to retain, before and after an edit."""
     from lunar.workflow import evaluate_files
 
-    with _stages(as_json, quiet) as progress:
+    with stages(as_json, quiet) as progress:
         result = evaluate_files(model, edit, forget, retain, device=device, progress=progress)
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         from lunar.report import terminal
 
@@ -253,7 +276,7 @@ def compare(
     """Run our method, the baselines of the literature and the controls on one request, and measure them alike."""
     from lunar.workflow import compare_files
 
-    with _stages(as_json, quiet) as progress:
+    with stages(as_json, quiet) as progress:
         result = compare_files(
             model,
             forget,
@@ -270,7 +293,7 @@ def compare(
             progress=progress,
         )
     if as_json:
-        _print_json({**result, "output": str(output)})
+        print_json({**result, "output": str(output)})
     elif quiet:
         typer.echo(output)
     else:
@@ -291,10 +314,10 @@ def ask(
     """Ask a question, and see the answers before and after an edit side by side."""
     from lunar import workflow
 
-    with _stages(as_json, quiet) as progress:
+    with stages(as_json, quiet) as progress:
         before, after = workflow.ask(model, edit, question, device=device, progress=progress)
     if as_json:
-        _print_json({"question": question, "before": before} | ({} if after is None else {"after": after}))
+        print_json({"question": question, "before": before} | ({} if after is None else {"after": after}))
     elif quiet:
         typer.echo(before if after is None else after)
     else:
@@ -320,16 +343,6 @@ def _warn_of_versions(made_with: dict[str, str], *, silent: bool) -> None:
     changed = [name for name, value in versions().items() if made_with.get(name) != value]
     if changed and not silent:
         typer.echo(f"Made with other versions of {', '.join(changed)}: the bytes may differ.", err=True)
-
-
-def _stages(as_json: bool, quiet: bool) -> Stages:
-    from lunar.report.progress import Stages
-
-    return Stages(shown=not (as_json or quiet))
-
-
-def _print_json(content: dict[str, Any]) -> None:
-    typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def main() -> None:

@@ -174,7 +174,7 @@ def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings, *
     with work.stage("retain"):
         for batch in work.capture("retain", sites, [*sets.retain, *sets.neighbours], with_answer=True):
             for layer, rows in batch.items():
-                weights = _pinned_weights(rows.from_end, rows.sequence, settings.retain_weight, thin)
+                weights = pinned_weights(rows.from_end, rows.sequence, settings.retain_weight, thin)
                 moments[layer].update(rows.inner[weights > 0], weights[weights > 0])
     return found
 
@@ -188,7 +188,7 @@ def edit_of(loaded: LoadedModel, site: Site, solution: Solution, settings: dict[
     return Edit((factors,), settings).scaled(strength)
 
 
-def _pinned_weights(from_end: Tensor, sequence: Tensor, retain_weight: float, thin: int) -> Tensor:
+def pinned_weights(from_end: Tensor, sequence: Tensor, retain_weight: float, thin: int) -> Tensor:
     """Last prompt tokens and answer tokens decide what the model says, so they are pinned harder."""
     others = torch.where((from_end + sequence) % thin == 0, float(thin), 0.0)
     return torch.where(from_end <= 0, retain_weight, others)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from lunar.errors import LunarError
@@ -159,10 +159,16 @@ class Edit:
         """Write `edit.safetensors` and `edit.json` into a folder, which is made if it is missing."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self.files().items():
+            (folder / name).write_bytes(content)
+
+    def files(self) -> dict[str, bytes]:
+        """The content of the two files by name; the card holds the hash of the weights, so that they stay together."""
         tensors = {}
         for part in self.factors:
             tensors[f"{part.module_name}.write"] = part.write.contiguous()
             tensors[f"{part.module_name}.read"] = part.read.contiguous()
+        weights = save(tensors, {"format": "pt"})
         card = {
             "format": FORMAT,
             "matrices": [
@@ -175,10 +181,10 @@ class Edit:
                 }
                 for part in self.factors
             ],
+            "sha256": hashlib.sha256(weights).hexdigest(),
             "settings": dict(self.settings),
         }
-        save_file(tensors, folder / WEIGHTS_FILE, {"format": "pt"})
-        (folder / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        return {WEIGHTS_FILE: weights, CARD_FILE: (json.dumps(card, indent=2) + "\n").encode()}
 
     @classmethod
     def load(cls, folder: Path | str) -> Edit:
@@ -192,7 +198,10 @@ class Edit:
                 )
         try:
             card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-            tensors = load_file(folder / WEIGHTS_FILE)
+            content = (folder / WEIGHTS_FILE).read_bytes()
+            if "sha256" in card and card["sha256"] != hashlib.sha256(content).hexdigest():
+                raise ValueError("the card belongs to other weights")
+            tensors = load(content)
             parts = [
                 Factors(
                     entry["module_name"],
@@ -242,7 +251,7 @@ def _is_thin(part: Factors) -> bool:
     both = (part.write, part.read)
     return (
         all(tensor.ndim == 2 and bool(torch.isfinite(tensor).all()) for tensor in both)
-        and part.write.shape[1] == part.read.shape[0] > 0
+        and part.write.shape[1] == part.read.shape[0]
     )
 
 
@@ -250,9 +259,11 @@ def _refresh(module: nn.Module) -> None:
     """Set a weight to its original plus the active edits."""
     original = _originals[module]
     weight = original.weight
-    if original.active:
+    # A change of rank 0 is none: adding zeros would still turn -0.0 into 0.0.
+    active = [part for _, part in original.active if part.read.shape[0]]
+    if active:
         exact = weight.to(torch.float64)
-        for _, part in original.active:
+        for part in active:
             exact = exact + part.change().to(exact.device)
         weight = exact.to(weight.dtype)
     with torch.no_grad():

@@ -6,11 +6,13 @@ Knows models, records and metrics; knows nothing of how an edit was found or whe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from lunar.edit import Edit
 from lunar.generation import greedy
-from lunar.metrics import Observed, applicable, deviation_score, mean
+from lunar.metrics import Observed, applicable, deviation_score, mean, score
 from lunar.models import LoadedModel, context_length
 from lunar.progress import Progress
 from lunar.prompts import TokenSequence, encode_all
@@ -93,8 +95,21 @@ def compare(
     loaded: LoadedModel, edit: Edit, splits: Mapping[str, Sequence[Record]], *, progress: Progress | None = None
 ) -> dict[str, Comparison]:
     """Answers of every split without and with the edit; the model is left as it was."""
-    before = _ask_all(loaded, splits, "before", progress)
-    with edit.applied(loaded.model):
+    return compare_edits(loaded, None, edit, splits, progress=progress)
+
+
+def compare_edits(
+    loaded: LoadedModel,
+    first: Edit | None,
+    second: Edit,
+    splits: Mapping[str, Sequence[Record]],
+    *,
+    progress: Progress | None = None,
+) -> dict[str, Comparison]:
+    """Answers of every split with one edit (None for the original model) and with another; both are off again then."""
+    with first.applied(loaded.model) if first is not None else nullcontext():
+        before = _ask_all(loaded, splits, "before", progress)
+    with second.applied(loaded.model):
         after = _ask_all(loaded, splits, "after", progress)
     return {name: Comparison(records, before[name], after[name]) for name, records in splits.items()}
 
@@ -107,6 +122,18 @@ def _ask_all(
     stage = f"answers {moment}"
     answers = iter(answer_records(loaded, everything, name=stage, progress=progress))
     return {name: [next(answers) for _ in records] for name, records in splits.items()}
+
+
+def scores_with_intervals(comparisons: Mapping[str, Comparison]) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+    """Split, metric and moment to mean, count, unit and 95% interval: what a record keeps of the answers."""
+    found: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
+    for name, comparison in comparisons.items():
+        observed = {moment: Observed(comparison.records, answers) for moment, answers in comparison.moments()}
+        found[name] = {
+            metric: {moment: asdict(score(one, seen)) for moment, seen in observed.items()}
+            for metric, one in applicable(observed["before"]).items()
+        }
+    return found
 
 
 def summary(comparisons: Mapping[str, Comparison]) -> dict[str, object]:

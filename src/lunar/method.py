@@ -70,25 +70,10 @@ def unlearn(
     layer is out of range, or its MLP does not write straight to the residual stream; for a gated edit as
     `lunar.gated.build` does; where the layer is searched for, also as `lunar.select.search.choose` does.
     """
-    settings = settings or Settings()
-    _check_records("forget", forget)
-    retained = default_retain_records(forget) if retain is None else list(retain)
-    referred = reference_records(reference) if isinstance(reference, str) else list(reference)
-    _check_records("retain", retained)
-    _check_records("reference", referred)
-    check_disjoint(forget, retained)
-
-    work = Work(loaded, progress)
-    choice = None
-    if isinstance(settings.layer, str):
-        choice = choose(loaded, forget, retained, referred, settings, work=work)
-        settings = replace(settings, layer=choice.layer, strength=choice.strength)
-    elif settings.strength is None:
-        settings = replace(settings, strength=1.0)
-    site = site_at(loaded.model, int(settings.layer))
-    check_direct(loaded, site)
-
-    beside = neighbours(forget, retained, settings.neighbours, settings.seed) if settings.neighbours else []
+    task = prepare(loaded, forget, retain, reference, settings or Settings(), progress)
+    settings, site, work = task.settings, task.site, task.work
+    retained, referred = task.retain, task.reference
+    beside = neighbours_of(forget, retained, settings)
     sets = Sets(forget, retained, beside, referred)
     problem = collect(work, [site], sets, settings)[site.layer]
     card = asdict(settings) | {"layer": site.layer, "tail": tail_of(settings)}
@@ -106,7 +91,52 @@ def unlearn(
         "redirected_rows": len(problem.inner),
         "pinned_rows": problem.moments.rows,
     }
-    return Unlearned(edit, detector, site, counts, work.seconds, retain is None, choice)
+    return Unlearned(edit, detector, site, counts, work.seconds, retain is None, task.choice)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A request that was checked, with its layer and strength found: what is left is to capture and to solve."""
+
+    work: Work
+    site: Site
+    settings: Settings
+    retain: Sequence[Record]
+    reference: Sequence[Record]
+    choice: Choice | None
+
+
+def prepare(
+    loaded: LoadedModel,
+    forget: Sequence[Record],
+    retain: Sequence[Record] | None,
+    reference: Sequence[Record] | str,
+    settings: Settings,
+    progress: Progress | None,
+) -> Task:
+    """Check the sets, fill in the built-in ones, and settle the layer and the strength; as `unlearn` otherwise."""
+    _check_records("forget", forget)
+    retained = default_retain_records(forget) if retain is None else list(retain)
+    referred = reference_records(reference) if isinstance(reference, str) else list(reference)
+    _check_records("retain", retained)
+    _check_records("reference", referred)
+    check_disjoint(forget, retained)
+
+    work = Work(loaded, progress)
+    choice = None
+    if isinstance(settings.layer, str):
+        choice = choose(loaded, forget, retained, referred, settings, work=work)
+        settings = replace(settings, layer=choice.layer, strength=choice.strength)
+    elif settings.strength is None:
+        settings = replace(settings, strength=1.0)
+    site = site_at(loaded.model, int(settings.layer))
+    check_direct(loaded, site)
+    return Task(work, site, settings, retained, referred, choice)
+
+
+def neighbours_of(forget: Sequence[Record], retain: Sequence[Record], settings: Settings) -> list[Record]:
+    """The neighbours that the settings ask for."""
+    return neighbours(forget, retain, settings.neighbours, settings.seed) if settings.neighbours else []
 
 
 def _check_records(name: str, records: Sequence[Record]) -> None:

@@ -16,6 +16,7 @@ from lunar.checkpoints import CONTEXT_SETTINGS, find_checkpoint
 from lunar.errors import LunarError
 from lunar.prompts import encode
 from lunar.records import Record
+from lunar.settings import Settings
 
 LAYER_SETTINGS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 SMALL = 256 * 2**20
@@ -24,6 +25,15 @@ TEMPLATE_BYTES = 2048
 """What a chat template may add to a prompt; a default system prompt is the most of it."""
 ATTENTION_WEIGHT = re.compile(r"\.\d+\..*(attn|attention)", re.IGNORECASE)
 _EXPONENTS = {"BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00), "F32": ("<u4", 0x7F800000)}
+
+
+def check_ledger(settings: Settings) -> None:
+    """Raise LunarError for settings whose edits cannot be solved together with others."""
+    if settings.target == "gated":
+        raise LunarError(
+            "A ledger solves all of its requests together, which a gated edit cannot be: take shift, collapse or "
+            "split, or make a gated edit of a single request in Python (lunar.unlearn)."
+        )
 
 
 def check_model(source: str, layer: int | None, sets: Mapping[str, Sequence[Record]]) -> None:

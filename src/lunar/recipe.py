@@ -64,8 +64,8 @@ def digest(source: str, records: Sequence[Record]) -> str:
     return hashlib.sha256(json.dumps([asdict(record) for record in records]).encode()).hexdigest()
 
 
-def write_recipe(folder: Path, recipe: Recipe, versions: Mapping[str, str]) -> None:
-    """Write `recipe.toml`; `recipe` has its hashes and resolved settings by now."""
+def recipe_text(recipe: Recipe, versions: Mapping[str, str]) -> str:
+    """The content of `recipe.toml`; `recipe` has its hashes and resolved settings by now."""
     import tomli_w
 
     data: dict[str, Any] = {
@@ -82,7 +82,7 @@ def write_recipe(folder: Path, recipe: Recipe, versions: Mapping[str, str]) -> N
         "versions": dict(versions),
     }
     head = "# Run again:  lunar unlearn --from recipe.toml --output DIR\n\n"
-    (folder / RECIPE_FILE).write_text(head + tomli_w.dumps(content), encoding="utf-8")
+    return head + tomli_w.dumps(content)
 
 
 def read_recipe(path: Path) -> tuple[Recipe, dict[str, str]]:
@@ -104,7 +104,7 @@ def read_recipe(path: Path) -> tuple[Recipe, dict[str, str]]:
         hashes = {name: str(entry["sha256"]) for name, entry in data.items() if "sha256" in entry}
         sources = {name: _found(str(entry["source"]), hashes.get(name), path) for name, entry in data.items()}
         recipe = Recipe(
-            model=_model(str(model["source"]), path),
+            model=found_model(str(model["source"]), path),
             forget=sources["forget"],
             retain=sources.get("retain"),
             reference=sources["reference"],
@@ -139,8 +139,8 @@ def _found(source: str, sha256: str | None, recipe: Path) -> str:
     return str(same[0])
 
 
-def _model(source: str, recipe: Path) -> str:
-    """A model as it can be opened now; what is no folder anywhere is a name."""
+def found_model(source: str, recipe: Path) -> str:
+    """A model that a recipe names, as it can be opened now; what is no folder anywhere is a name."""
     return str(next((place for place in _places(source, recipe) if place.is_dir()), source))
 
 

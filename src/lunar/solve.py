@@ -137,10 +137,10 @@ def solve(moments: Moments, inner: Float[Tensor, "rows m"], terms: Sequence[Term
         factor = _factor(moments, rows, weights, ridge)
         reads.append(torch.cholesky_solve((rows * weights[:, None]).T, factor).T)
         writes.append(term.gain * term.wanted.to(rows).T)
-    return _thin(torch.cat(writes, dim=1), torch.cat(reads, dim=0))
+    return thin(torch.cat(writes, dim=1), torch.cat(reads, dim=0))
 
 
-def _thin(write: Float[Tensor, "d rows"], read: Float[Tensor, "rows m"]) -> Solution:
+def thin(write: Float[Tensor, "d rows"], read: Float[Tensor, "rows m"]) -> Solution:
     """The same product with as few columns as its rank, by the singular value decomposition of the small core."""
     left, left_core = torch.linalg.qr(write)
     right, right_core = torch.linalg.qr(read.T)

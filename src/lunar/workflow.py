@@ -17,7 +17,7 @@ from lunar import preflight
 from lunar.errors import LunarError
 from lunar.progress import Progress
 from lunar.prompts import default_retain_records, reference_records
-from lunar.recipe import Recipe, digest, write_recipe
+from lunar.recipe import RECIPE_FILE, Recipe, digest, recipe_text
 from lunar.records import Record, check_disjoint, read_records, split_by_group
 from lunar.report import (
     REPORT_FILE,
@@ -29,6 +29,7 @@ from lunar.report import (
     to_json,
     versions,
 )
+from lunar.requests.store import settle
 from lunar.settings import HOLDOUT, RETAIN_ONLY, Settings, method_names
 
 if TYPE_CHECKING:
@@ -69,8 +70,16 @@ def read_data(recipe: Recipe) -> Data:
     return Data(forget, retain, reference)
 
 
-def unlearn_files(recipe: Recipe, output: Path, *, device: str | None = None, progress: Progress) -> Outcome:
-    """Carry out a recipe and write the output folder."""
+def unlearn_files(
+    recipe: Recipe,
+    output: Path,
+    *,
+    name: str | None = None,
+    forget_moments: bool = False,
+    device: str | None = None,
+    progress: Progress,
+) -> Outcome:
+    """Carry out a recipe and write the output folder, a ledger with one request; see `lunar.requests`."""
     check_output(output)
     data = read_data(recipe)
     hashes = _hashes(recipe, data)
@@ -80,7 +89,9 @@ def unlearn_files(recipe: Recipe, output: Path, *, device: str | None = None, pr
     retain = data.retain if data.retain is not None else default_retain_records(data.forget)
     splits = {"forget": data.forget, "retain": retain}
     recipe = replace(recipe, sha256=hashes)
-    return carry_out(recipe, data, splits, output, device=device, progress=progress)
+    return carry_out(
+        recipe, data, splits, output, name=name, forget_moments=forget_moments, device=device, progress=progress
+    )
 
 
 def carry_out(
@@ -89,47 +100,53 @@ def carry_out(
     splits: Mapping[str, Sequence[Record]],
     output: Path,
     *,
+    name: str | None = None,
+    forget_moments: bool = False,
     device: str | None,
     progress: Progress,
     files: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Unlearn, measure the splits, and write the output folder with `files` (name to text) beside the usual ones."""
+    preflight.check_ledger(recipe.settings)
     sets = {"forget": data.forget, "retain": data.retain or [], "reference": data.reference}
     layer = recipe.settings.layer if isinstance(recipe.settings.layer, int) else None
     preflight.check_model(recipe.model, layer, sets)
     from lunar.edit import fingerprint
-    from lunar.evaluation import compare, summary
-    from lunar.method import unlearn
+    from lunar.evaluation import compare, scores_with_intervals, summary
     from lunar.models import site_at
+    from lunar.requests import changes
+    from lunar.requests.ledger import write_first
 
     seconds: dict[str, float] = {}
-    with _timed("load", seconds):
-        loaded = _load(recipe.model, device, progress)
+    with timed("load", seconds):
+        loaded = load(recipe.model, device, progress)
     if recipe.fingerprint and layer is not None:
         weight: Any = site_at(loaded.model, layer).module(loaded.model).weight
         if fingerprint(weight) != recipe.fingerprint:
             raise LunarError(f"The model {recipe.model} has other weights than the one that the recipe was made with.")
-    found = unlearn(
+    change = changes.start(
         loaded,
         data.forget,
         retain=data.retain,
         reference=data.reference,
         settings=recipe.settings,
+        name=name,
+        forget_moments=forget_moments,
         progress=progress,
     )
-    with _timed("answers", seconds):
+    found = change.unlearned()
+    with timed("answers", seconds):
         comparisons = compare(loaded, found.edit, splits, progress=progress)
         scores = summary(comparisons)
     known = {entry.name for entry in fields(Settings)}
-    resolved = Settings(**{name: value for name, value in found.edit.settings.items() if name in known})
-    report = build_report(found, scores, resolved, seconds=seconds, sources=_sources(recipe))
+    resolved = Settings(**{key: value for key, value in found.edit.settings.items() if key in known})
+    report = build_report(found, scores, resolved, seconds=seconds, sources=sources_of(recipe))
     done = replace(recipe, settings=resolved, fingerprint=found.edit.factors[0].fingerprint)
     with new_folder(output) as folder:
-        found.edit.save(folder)
-        write_recipe(folder, done, versions())
-        for name, text in (files or {}).items():
-            (folder / name).write_text(text, encoding="utf-8")
-        (folder / REPORT_FILE).write_text(to_json(report), encoding="utf-8")
+        texts = {RECIPE_FILE: recipe_text(done, versions()), REPORT_FILE: to_json(report)}
+        write_first(folder, change, texts, {"scores": scores_with_intervals(comparisons)})
+        for file, text in (files or {}).items():
+            (folder / file).write_text(text, encoding="utf-8")
     return Outcome(output, report, comparisons)
 
 
@@ -152,8 +169,8 @@ def inspect_files(
     from lunar.select.search import choose
 
     seconds: dict[str, float] = {}
-    with _timed("load", seconds):
-        loaded = _load(recipe.model, device, progress)
+    with timed("load", seconds):
+        loaded = load(recipe.model, device, progress)
     work = Work(loaded, progress)
     choice = choose(
         loaded, data.forget, retain, data.reference, recipe.settings, work=work, most=most, refuse=False
@@ -161,7 +178,7 @@ def inspect_files(
     result: dict[str, Any] = finite(
         {
             "choice": choice,
-            "sources": _sources(recipe),
+            "sources": sources_of(recipe),
             "seconds": {name: round(value, 3) for name, value in {**work.seconds, **seconds}.items()},
             "versions": versions(),
         }
@@ -178,13 +195,13 @@ def evaluate_files(
     splits = {"forget": read_records(forget, "forget"), "retain": read_records(retain, "retain")}
     check_disjoint(splits["forget"], splits["retain"])
     if edit is not None:
-        preflight.check_edit(edit)
+        check_edit(edit)
     preflight.check_model(model, None, splits)
     from lunar.edit import Edit
     from lunar.evaluation import Comparison, answer_records, compare, summary
 
     change = Edit.load(edit) if edit is not None else None
-    loaded = _load(model, device, progress)
+    loaded = load(model, device, progress)
     if change is not None:
         result = summary(compare(loaded, change, splits, progress=progress))
     else:
@@ -232,7 +249,7 @@ def compare_files(
     from lunar.comparison import Request, compare_methods, search_all, validation_request, with_forget_quality
     from lunar.evaluation import own_answers
 
-    loaded = _load(model, device, progress)
+    loaded = load(model, device, progress)
     own = {name: sum(not record.answer for record in records) for name, records in splits.items()}
     splits = {name: own_answers(loaded, records, name=name, progress=progress) for name, records in splits.items()}
     request = Request(splits["forget"], splits["retain"], data.reference, splits, seed)
@@ -249,7 +266,7 @@ def compare_files(
         "cells": cells,
         "settings_searched": validation is not None,
         "own_answers": own,
-        "sources": _sources(recipe),
+        "sources": sources_of(recipe),
         "seed": seed,
         "versions": versions(),
     }
@@ -265,13 +282,13 @@ def ask(
         raise LunarError("A question was expected, but the text is empty.")
     record = Record.of(question)
     if edit is not None:
-        preflight.check_edit(edit)
+        check_edit(edit)
     preflight.check_model(model, None, {"question": [record]})
     from lunar.edit import Edit
     from lunar.evaluation import answer_records
 
     change = Edit.load(edit) if edit is not None else None
-    loaded = _load(model, device, progress)
+    loaded = load(model, device, progress)
     before = answer_records(loaded, [record], name="question", progress=progress)[0]
     if change is None:
         return before, None
@@ -279,7 +296,13 @@ def ask(
         return before, answer_records(loaded, [record], name="question again", progress=progress)[0]
 
 
-def _sources(recipe: Recipe) -> dict[str, str]:
+def check_edit(folder: Path) -> None:
+    """Raise LunarError where a folder holds no edit; in a ledger, what a killed process left is finished first."""
+    settle(folder)
+    preflight.check_edit(folder)
+
+
+def sources_of(recipe: Recipe) -> dict[str, str]:
     """What the model and the data are called, of paths only the last part."""
     sources = {"model": recipe.model, "reference": recipe.reference} | dict(recipe.sources())
     return {name: short_name(source) for name, source in sources.items()}
@@ -315,7 +338,8 @@ def _before_only(result: Any) -> Any:
     return result
 
 
-def _load(model: str, device: str | None, progress: Progress) -> LoadedModel:
+def load(model: str, device: str | None, progress: Progress) -> LoadedModel:
+    """`lunar.models.load_model`, shown as a stage."""
     progress(LOADING, 0, 0)
     from lunar.models import load_model
 
@@ -325,7 +349,8 @@ def _load(model: str, device: str | None, progress: Progress) -> LoadedModel:
 
 
 @contextmanager
-def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+def timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Note how long the block takes."""
     started = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - started

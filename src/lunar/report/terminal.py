@@ -106,6 +106,45 @@ def inspected(choice: Mapping[str, Any], plot: Path | None) -> RenderableType:
     return Group(layers_table(choice), Text(note), *(Text(line) for line in chosen(choice)), *drawn)
 
 
+def added(report: Mapping[str, Any], folder: Path) -> RenderableType:
+    """Everything `lunar unlearn` says about one more request in a ledger."""
+    counts, matrix, request = report["counts"], report["matrix"], report["request"]
+    undo = shlex.join(["lunar", "undo", str(folder), request["name"]])
+    back = f"Take it back: {undo}" if request["kept"] else "It cannot be taken back: nothing else was kept of it."
+    lines = [
+        f"Forgot {_count(counts['forget_prompts'], 'prompt')} more as {request['name']}, with "
+        f"{counts['neighbour_prompts']} like them about other names left alone; "
+        f"{_count(len(report['requests']), 'request')} in {folder} now.",
+        f"Edited {matrix['module_name']}, rank {matrix['rank']}: {matrix['stored_numbers']} numbers.",
+    ]
+    return Group(*(Text(line) for line in lines), scores_table(report), Text(back))
+
+
+def exported(name: str, folder: Path | None, said: Mapping[str, Any]) -> Text:
+    """What came of an export, in two sentences."""
+    moved = (
+        f"Loaded again, it moves the logits by {said['effect']['moved']:.2g} of their spread along the edit's detector."
+    )
+    if name == "adapter":
+        return Text(f"Adapter of rank {said['rank']} in {folder}. {moved}")
+    least = min(said["realised"].values())
+    return Text(f"Model in {folder}; {least:.0%} of the change is left after rounding. {moved}")
+
+
+def requests_table(requests: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """The requests of a ledger, oldest first."""
+    if not requests:
+        return Text("The ledger holds no request: the model is as it was.")
+    table = Table(title="requests", title_justify="left")
+    for title in ("name", "prompts", "asked", "can be undone"):
+        table.add_column(title, justify="right" if title == "prompts" else "left")
+    for one in requests:
+        table.add_row(
+            one["name"], str(one["prompts"]), one["time"][:16].replace("T", " "), "yes" if one["kept"] else "no"
+        )
+    return table
+
+
 def files(folder: Path, model: str) -> Text:
     """Where the output is and how to try it."""
     command = shlex.join(["lunar", "ask", model, "--edit", str(folder)])

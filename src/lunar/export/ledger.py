@@ -1,0 +1,70 @@
+"""A ledger's edit exported: compressed, written, loaded again, compared, and noted in its record."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lunar.edit import Edit
+from lunar.errors import LunarError
+from lunar.export.adapter import common_rank, compressed, redirected_rows, write_adapter
+from lunar.export.effect import adapter_effect, merged_effect
+from lunar.export.merged import merged_faults, write_merged
+from lunar.models import LoadedModel
+from lunar.report import new_folder
+from lunar.requests.ledger import Ledger
+from lunar.requests.parts import Joint
+from lunar.requests.store import sha256
+
+
+def export_adapter(ledger: Ledger, loaded: LoadedModel, output: Path) -> dict[str, Any]:
+    """Write a PEFT adapter of the smallest rank that does the same at every kept row, and note it in the record.
+
+    Returns ranks, hashes and effect. Within `ledger.locked()`. Raises LunarError, and leaves nothing, where the adapter
+    has no effect when it is loaded again.
+    """
+    edit, joint = ledger.edit(), ledger.state().joint
+    # Of a request that was not kept the rows are unknown, so that nothing may be left out.
+    small = compressed(edit, None if joint.frozen else _rows(joint, edit))
+    with new_folder(output) as folder:
+        write_adapter(folder, small, loaded.source)
+        effect = adapter_effect(loaded, edit, folder).check("adapter")
+        said = {
+            "rank": common_rank(small),
+            "ranks": {part.module_name: part.read.shape[0] for part in small.factors},
+            "effect": asdict(effect),
+            "files": _hashes(folder),
+        }
+    ledger.note("export adapter", said)
+    return said
+
+
+def export_merged(ledger: Ledger, loaded: LoadedModel, source: Path, output: Path) -> dict[str, Any]:
+    """Write the source's checkpoint with the edit in it, and note it in the record.
+
+    Returns hashes, effect, and the share of the change that is left after rounding. Within `ledger.locked()`. Raises
+    LunarError, and leaves nothing, where anything else differs from the source or the checkpoint has no effect.
+    """
+    edit = ledger.edit()
+    with new_folder(output) as folder:
+        realised = write_merged(source, folder, edit)
+        faults = merged_faults(source, folder, edit)
+        if faults:
+            raise LunarError(faults[0])
+        effect = merged_effect(loaded, edit, folder).check("merged checkpoint")
+        said = {"realised": realised, "effect": asdict(effect), "files": _hashes(folder)}
+    ledger.note("export merged", said)
+    return said
+
+
+def _rows(joint: Joint, edit: Edit) -> dict[str, Any]:
+    """The redirected rows of all requests, and how far the edit moves each."""
+    inner, _ = joint.rows()
+    (part,) = edit.factors
+    distance = (inner.double() @ part.read.double().T @ part.write.double().T).norm(dim=1)
+    return redirected_rows([(part.module_name, inner, distance)])
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}

@@ -1,0 +1,166 @@
+"""What the commands for requests over time do: add, list, take back, verify; the cheapest checks first.
+
+As `lunar.workflow`, it refuses what it can before torch is imported, and knows neither the command line nor the
+terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lunar import preflight
+from lunar.checkpoints import check_folder, find_checkpoint
+from lunar.errors import LunarError, unknown
+from lunar.progress import Progress
+from lunar.recipe import RECIPE_FILE, found_model, read_recipe
+from lunar.records import Record, read_records, split_by_group
+from lunar.report import REPORT_FILE, build_report, check_output, finite, short_name, to_json
+from lunar.requests.store import Store
+from lunar.workflow import load, timed
+
+
+def add_files(
+    ledger: Path,
+    forget: str,
+    *,
+    groups: Sequence[str] = (),
+    name: str | None = None,
+    retain: str | None = None,
+    forget_moments: bool = False,
+    device: str | None = None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Add a request to a ledger; the content of its new report.json.
+
+    `retain` names records whose names are put into neighbours of the request; the model does not see them. By default
+    it is the file that the ledger was started with, where that is still there.
+    """
+    store = Store.open(ledger)
+    records = read_records(forget, "forget")
+    pool = read_records(retain, "retain") if retain is not None else _names_from(ledger)
+    if groups:
+        records, _ = split_by_group(records, groups, "forget")
+    shared = store.content["shared"]
+    model = found_model(str(shared["source"]), ledger / RECIPE_FILE)
+    preflight.check_model(model, int(shared["site"]["layer"]), {"forget": records})
+    from lunar.evaluation import compare_edits, scores_with_intervals, summary
+    from lunar.requests import changes
+    from lunar.requests.ledger import Ledger
+
+    seconds: dict[str, float] = {}
+    opened = Ledger(ledger)
+    with opened.locked():
+        with timed("load", seconds):
+            loaded = load(model, device, progress)
+        if pool is None:
+            pool = list(opened.names(records))
+        state = opened.state()
+        change = changes.add(
+            state, loaded, records, names_from=pool, name=name, forget_moments=forget_moments, progress=progress
+        )
+        with timed("answers", seconds):
+            comparisons = compare_edits(loaded, opened.edit(), change.edit, {"forget": records}, progress=progress)
+        sources = {"model": short_name(model), "forget": short_name(forget)}
+        found, scores = change.unlearned(), summary(comparisons)
+        report = build_report(found, scores, state.shared.settings, seconds=seconds, sources=sources)
+        report |= {"retain_source": "the ledger's sums", "request": asdict(change.request)}
+        report["requests"] = [asdict(one) for one in change.requests]
+        files = {REPORT_FILE: to_json(report)}
+        opened.commit(change, files, {"scores": finite(scores_with_intervals(comparisons))})
+    return report
+
+
+def list_requests(ledger: Path) -> list[dict[str, Any]]:
+    """The requests that hold, oldest first, as the manifest has them."""
+    return list(Store.open(ledger).content["requests"])
+
+
+def undo_request(ledger: Path, name: str) -> dict[str, Any]:
+    """Take a request back; it and what is left."""
+    known = [one["name"] for one in list_requests(ledger)]
+    if name not in known:
+        raise unknown("request", name[:64], known or ["none, for the ledger holds no request"])
+    from lunar.requests import changes
+    from lunar.requests.ledger import Ledger
+
+    opened = Ledger(ledger)
+    with opened.locked():
+        change = changes.undo(opened.state(), opened.request(name).name)
+        opened.commit(change, {REPORT_FILE: to_json(_undone(change.request.name, change.requests))})
+    return _undone(change.request.name, change.requests)
+
+
+def verify_ledger(ledger: Path, merged: Path | None = None) -> dict[str, Any]:
+    """What `lunar.requests.checks.verify` finds; the model's files are looked at where they are at hand.
+
+    With `merged`, also whether that folder holds the model's checkpoint with this edit and no other difference.
+    """
+    model = model_of(ledger)
+    if merged is not None:
+        check_folder(merged, str(merged), False)
+    from lunar.export.merged import merged_faults
+    from lunar.requests.checks import verify
+    from lunar.requests.ledger import Ledger
+
+    result = verify(ledger, model)
+    if merged is not None and not result["faults"]:
+        result["faults"] = merged_faults(find_checkpoint(model), merged, Ledger(ledger).edit())
+    return result
+
+
+def export_ledger(
+    ledger: Path, *, adapter: Path | None, merged: Path | None, device: str | None = None, progress: Progress
+) -> dict[str, Any]:
+    """Write the edit as a PEFT adapter, as a checkpoint, or both; loaded again and shown to do what the edit does."""
+    outputs = [folder for folder in (adapter, merged) if folder is not None]
+    if not outputs:
+        raise LunarError("Something to export was expected, but neither came: give --adapter DIR or --merged DIR.")
+    for folder in outputs:
+        check_output(folder)
+    if not list_requests(ledger):
+        raise LunarError(
+            f"The ledger {ledger} holds no request, so there is nothing to export: the model is as it was."
+        )
+    model = model_of(ledger)
+    preflight.check_model(model, None, {})
+    from lunar.export.effect import check_peft
+    from lunar.export.ledger import export_adapter, export_merged
+    from lunar.requests.ledger import Ledger
+
+    if adapter is not None:
+        check_peft()
+    opened, result = Ledger(ledger), dict[str, Any]()
+    with opened.locked():
+        loaded = load(model, device, progress)
+        if adapter is not None:
+            result["adapter"] = export_adapter(opened, loaded, adapter)
+        if merged is not None:
+            result["merged"] = export_merged(opened, loaded, find_checkpoint(model), merged)
+    return finite(result)
+
+
+def model_of(ledger: Path) -> str:
+    """The model that a ledger was started with, as it can be opened now."""
+    return found_model(str(Store.open(ledger).content["shared"]["source"]), ledger / RECIPE_FILE)
+
+
+def _undone(name: str, requests: Sequence[Any]) -> dict[str, Any]:
+    return {"undone": name, "requests": [asdict(one) for one in requests]}
+
+
+def _names_from(ledger: Path) -> list[Record] | None:
+    """The records of the file that the ledger was started with, for their names; None where it is not there as it was.
+
+    Where groups of one file were forgotten it is this file, whose records are all but those of the request itself.
+    """
+    try:
+        recipe, _ = read_recipe(ledger)
+        source = recipe.retain if recipe.retain is not None else recipe.forget if recipe.forget_groups else None
+        if source is None or not Path(source).expanduser().is_file():
+            return None
+        return read_records(source, "retain")
+    except LunarError:
+        return None

@@ -1,0 +1,27 @@
+"""What several commands of the command line share: options, progress, and results for machines."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from lunar.report.progress import Stages
+
+Device = Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda, … (default: cuda if there is one)")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, and only the result itself.")]
+
+
+def stages(as_json: bool, quiet: bool) -> Stages:
+    """Progress for whoever watches a terminal."""
+    from lunar.report.progress import Stages
+
+    return Stages(shown=not (as_json or quiet))
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """One document on standard output."""
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))

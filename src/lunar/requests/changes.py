@@ -1,0 +1,248 @@
+"""What a request would make of a ledger: started, added or taken back, and solved; nothing is written here.
+
+All requests are solved together, at one layer, from activations of the original model, which no edit at that layer
+changes. So an earlier request stays forgotten, the order does not count, and taking a request back is to solve without
+it. Asks no questions of the model: scores come from the caller.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from lunar.collect import Work, check_direct, tail_of
+from lunar.edit import Edit, Factors, fingerprint
+from lunar.errors import LunarError
+from lunar.method import Unlearned, neighbours_of, prepare
+from lunar.models import LoadedModel, Site, site_at
+from lunar.neighbours import prompt_names
+from lunar.preflight import check_ledger
+from lunar.progress import Progress
+from lunar.records import Record, deduplicate
+from lunar.requests.gathering import gather_base, gather_part
+from lunar.requests.parts import Joint, Part, reach
+from lunar.requests.provenance import changes, checkpoint_hashes, proof
+from lunar.requests.record import KEY_FILE, new_key, prompt_id, request_id
+from lunar.requests.state import Change, Request, Shared, State
+from lunar.requests.store import KEPT, Writer, text_writer
+from lunar.settings import Settings
+from lunar.solve import Solution, thin
+
+BASE_FILE = f"{KEPT}/retain.safetensors"
+NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
+SHORTEST_WORD = 3
+"""Letters; shorter parts of forgotten names may stand in a request's name, as "A" does in "data"."""
+
+
+def start(
+    loaded: LoadedModel,
+    forget: Sequence[Record],
+    *,
+    retain: Sequence[Record] | None = None,
+    reference: Sequence[Record] | str = "unverifiable",
+    settings: Settings | None = None,
+    name: str | None = None,
+    forget_moments: bool = False,
+    progress: Progress | None = None,
+) -> Change:
+    """The first request of a ledger, which decides the layer and the strength; arguments as `lunar.unlearn` has them.
+
+    `name` and `forget_moments` are those of `add`.
+    """
+    settings = settings or Settings()
+    check_ledger(settings)
+    task = prepare(loaded, forget, retain, reference, settings, progress)
+    site, work, resolved = task.site, task.work, replace(task.settings, layer=task.site.layer)
+    text = new_key()
+    key = bytes.fromhex(text)
+    base = gather_base(work, site, task.retain, task.reference, resolved, key)
+    shared = Shared(
+        loaded.source,
+        checkpoint_hashes(loaded.source),
+        site,
+        fingerprint(torch.as_tensor(site.module(loaded.model).weight)),
+        resolved,
+        retain is None,
+    )
+    state = State(shared, (), Joint(base, {}, resolved, tail_of(resolved)), key)
+    change = _joined(state, "start", work, forget, task.retain, name, forget_moments)
+    counts = {"retain_prompts": len(task.retain), "reference_prompts": len(task.reference)}
+    found = change.found
+    if found is not None:
+        found = replace(found, counts={**found.counts, **counts}, choice=task.choice)
+    written = {**change.written, BASE_FILE: base.save, KEY_FILE: text_writer(text + "\n")}
+    return replace(change, written=written, found=found)
+
+
+def add(
+    state: State,
+    loaded: LoadedModel,
+    forget: Sequence[Record],
+    *,
+    names_from: Sequence[Record] = (),
+    name: str | None = None,
+    forget_moments: bool = False,
+    progress: Progress | None = None,
+) -> Change:
+    """One more request, solved together with those that hold; runs its own prompts and their neighbours only.
+
+    Args:
+        state: of the ledger.
+        loaded: the model that the ledger was started with; left as it was.
+        forget: prompts to forget; answers are needed only for `redirect_answers`.
+        names_from: records whose names are put into neighbours; the model does not see them. Invented names otherwise.
+        name: to take it back by; "request-N" if none is given.
+        forget_moments: keep the request's change and nothing else of it: it cannot be taken back.
+        progress: called with each stage.
+
+    Raises LunarError for another model, for a name or a request that is there already, and as `unlearn` does.
+    """
+    if not forget:
+        raise LunarError("The forget set must hold at least one prompt, but it is empty: add one.")
+    site = site_at(loaded.model, state.shared.site.layer)
+    check_direct(loaded, site)
+    _check_model(state.shared, loaded, site)
+    own = {record.messages for record in forget}
+    others = [record for record in names_from if record.messages not in own]
+    return _joined(state, "add", Work(loaded, progress), forget, others, name, forget_moments)
+
+
+def undo(state: State, name: str) -> Change:
+    """Take a request back: the others are solved together again, as if it had never come. Needs no model.
+
+    Raises LunarError for a request of which nothing was kept.
+    """
+    request = next(one for one in state.requests if one.name == name)
+    if not request.kept:
+        raise LunarError(f"The request {name} cannot be undone: nothing was kept of it, as --forget-moments asked.")
+    rest = replace(state.joint, parts={id: part for id, part in state.joint.parts.items() if id != request.id})
+    left = tuple(one for one in state.requests if one.name != name)
+    edit = edit_of_all(rest, state.shared)
+    entry = _entry(request, left, state.shared, rest, edit) | {"edited": changes(edit), "others": None}
+    return Change("undo", request, left, state.shared, edit, entry, dropped=(request.file,))
+
+
+def edit_of_all(joint: Joint, shared: Shared) -> Edit:
+    """The edit of all requests together; of rank 0 without any."""
+    solution, strength = joint.solve(), shared.settings.strength or 0.0
+    pairs = [] if solution is None else [(solution.write * strength, solution.read)]
+    pairs += [(one.write, one.read) for one in joint.frozen]
+    if not pairs:
+        site = shared.site
+        total = Solution(torch.zeros(site.width, 0), torch.zeros(0, site.inner_width))
+    elif len(pairs) == 1:
+        total = Solution(*pairs[0])
+    else:
+        total = thin(torch.cat([write for write, _ in pairs], dim=1), torch.cat([read for _, read in pairs]))
+    card = asdict(shared.settings) | {"tail": joint.tail}
+    return Edit((Factors.of(shared.site.module_name, total, shared.site.transposed, shared.fingerprint),), card)
+
+
+# Steps
+
+
+def _joined(
+    state: State,
+    action: str,
+    work: Work,
+    forget: Sequence[Record],
+    names_from: Sequence[Record],
+    name: str | None,
+    forget_moments: bool,
+) -> Change:
+    """A request collected and solved together with those of the state."""
+    shared, settings = replace(state.shared, asked=state.shared.asked + 1), state.shared.settings
+    forget = deduplicate(forget)
+    name = _free_name(state, shared, name, forget)
+    beside = neighbours_of(forget, names_from, settings)
+    ids = [prompt_id(state.key, record) for record in forget]
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    request = Request(request_id(state.key, ids), name, time, len(forget), len(beside), not forget_moments)
+    if any(one.id == request.id for one in state.requests):
+        raise LunarError("These prompts are a request of the ledger already: undo it first, or leave it as it is.")
+    part = gather_part(work, shared.site, forget, beside, settings, state.key)
+    joint = replace(state.joint, parts={**state.joint.parts, request.id: part})
+    with work.stage("solve", announced=True):
+        gate, rows = joint.gates()[request.id], joint.counts()
+        written: dict[str, Writer] = {request.file: part.save}
+        if forget_moments:
+            share = _share(joint, request.id, shared)
+            written = {request.file: _solution_writer(share)}
+            joint = replace(state.joint, frozen=(*state.joint.frozen, share))
+        edit = edit_of_all(joint, shared)
+    requests = (*state.requests, request)
+    entry = _entry(request, requests, shared, joint, edit) | proof(work.loaded, edit)
+    entry["reached"][request.id] = reached(part, edit, joint)
+    entry["prompts"] = {"count": len(ids), "ids": [one.hex() for one in ids]}
+    entry["neighbours"] = {"count": len(beside), "names": "given" if names_from else "invented"}
+    counts = {"forget_prompts": len(forget), "neighbour_prompts": len(beside), **rows}
+    found = Unlearned(edit, gate, shared.site, counts, work.seconds, shared.builtin_retain)
+    return Change(action, request, requests, shared, edit, entry, written, found=found)
+
+
+def _check_model(shared: Shared, loaded: LoadedModel, site: Site) -> None:
+    """Raise LunarError unless this is the model that the ledger was started with: its kept activations are of that."""
+    hashes = checkpoint_hashes(loaded.source)
+    other = hashes is not None and shared.hashes is not None and hashes["weights"] != shared.hashes["weights"]
+    if other or fingerprint(torch.as_tensor(site.module(loaded.model).weight)) != shared.fingerprint:
+        raise LunarError("The ledger was started with another model than this one: load the one it was made for.")
+
+
+def _share(joint: Joint, id: str, shared: Shared) -> Solution:
+    """One request's own part of the change, strength included."""
+    found = joint.solve(only=id)
+    if found is None:
+        raise LunarError("At least one request was expected, but there is none.")
+    return Solution(found.write * (shared.settings.strength or 0.0), found.read)
+
+
+def _solution_writer(solution: Solution) -> Writer:
+    tensors = {"write": solution.write.contiguous(), "read": solution.read.contiguous()}
+    return lambda path: save_file(tensors, path)
+
+
+def _entry(request: Request, requests: Sequence[Request], shared: Shared, joint: Joint, edit: Edit) -> dict[str, Any]:
+    """What the record says of every action."""
+    return {
+        "request": request.id,
+        "kept": request.kept,
+        "model": shared.hashes,
+        "settings": asdict(shared.settings),
+        "seed": shared.settings.seed,
+        "requests": [one.id for one in requests],
+        "reached": {id: reached(part, edit, joint) for id, part in joint.parts.items()},
+    }
+
+
+def reached(part: Part, edit: Edit, joint: Joint) -> dict[str, float]:
+    """How far an edit moves the prompts of a request; see `lunar.requests.parts.reach`."""
+    values = reach(part, edit, joint.base, joint.tail)
+    return {"minimum": float(values.min()), "median": float(values.median())}
+
+
+def _free_name(state: State, shared: Shared, name: str | None, forget: Sequence[Record]) -> str:
+    """The name of a new request, checked; the next "request-N" that is free where none is given."""
+    taken = {one.name for one in state.requests}
+    if name is None:
+        free = (f"request-{number}" for number in range(shared.asked, shared.asked + len(taken) + 1))
+        return next(one for one in free if one not in taken)
+    if not NAME.fullmatch(name):
+        raise LunarError(
+            "A request's name was expected to be up to 64 letters, digits, dots, dashes and underscores, such as "
+            "ticket-12, but something else came."
+        )
+    if name in taken:
+        raise LunarError(f"The ledger has a request {name} already: give the new one another name.")
+    known = {word.casefold() for record in forget for one in prompt_names(record.prompt) for word in one.split()}
+    if any(word in name.casefold() for word in known if len(word) >= SHORTEST_WORD):
+        raise LunarError(
+            "The name of a request is shown and kept, so it must not name what is to be forgotten: give another one, "
+            "such as ticket-12."
+        )
+    return name

@@ -1,0 +1,66 @@
+"""From record sets to what a ledger keeps: one pass over the retain and reference prompts, once; one over each request.
+
+The only file of the ledger that runs a model. A request reads its own prompts and their neighbours and nothing else, so
+that its cost does not go with the retain data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lunar.activations import join
+from lunar.collect import Work, pinned_weights, tail_of
+from lunar.models import Site
+from lunar.moments import Moments, ReferenceMean
+from lunar.records import Record
+from lunar.requests.parts import Base, Part, symmetric
+from lunar.requests.record import ID_BYTES, prompt_id
+from lunar.settings import Settings
+
+
+def gather_base(
+    work: Work, site: Site, retain: Sequence[Record], reference: Sequence[Record], settings: Settings, key: bytes
+) -> Base:
+    """What all requests of a ledger share, from a pass over the retain and the reference prompts."""
+    mean = ReferenceMean.zeros(tail_of(settings), site.width)
+    with work.stage("reference"):
+        for batch in work.capture("reference", [site], reference, with_answer=False):
+            rows = batch[site.layer]
+            mean.update(rows.residual, rows.from_end)
+    with work.stage("retain"):
+        moments = _sums(work, "retain", site, retain, settings)
+    return Base(moments, mean, ids_of(key, retain))
+
+
+def gather_part(
+    work: Work, site: Site, forget: Sequence[Record], beside: Sequence[Record], settings: Settings, key: bytes
+) -> Part:
+    """What is kept of a request, from a pass over its prompts and over its neighbours."""
+    with work.stage("forget"):
+        batches = list(work.capture("forget", [site], forget, with_answer=settings.redirect_answers))
+        rows = join([batch[site.layer] for batch in batches])
+    with work.stage("neighbours"):
+        moments = _sums(work, "neighbours", site, beside, settings)
+    residual = rows.residual[rows.from_end < tail_of(settings)]
+    return Part(rows.inner, rows.from_end, rows.sequence, residual, ids_of(key, forget), moments, ids_of(key, beside))
+
+
+def ids_of(key: bytes, records: Sequence[Record]) -> Tensor:
+    """[records, 16] their keyed ids."""
+    ids = b"".join(prompt_id(key, record) for record in records)
+    return torch.frombuffer(bytearray(ids), dtype=torch.uint8).reshape(-1, ID_BYTES) if ids else _NONE
+
+
+_NONE = torch.zeros(0, ID_BYTES, dtype=torch.uint8)
+
+
+def _sums(work: Work, name: str, site: Site, records: Sequence[Record], settings: Settings) -> Moments:
+    """Moments of records that are to be left alone, weighted as `lunar.collect` weighs them."""
+    moments = Moments.zeros(site.inner_width)
+    for batch in work.capture(name, [site], records, with_answer=True):
+        rows = batch[site.layer]
+        moments.update(rows.inner, pinned_weights(rows.from_end, rows.sequence, settings.retain_weight, 1))
+    return symmetric(moments)

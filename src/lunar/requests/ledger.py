@@ -1,0 +1,231 @@
+"""A ledger folder: requests to forget that come one after another, each of which can be taken back.
+
+    ledger = Ledger.start("ledger", loaded, forget, retain=retain)
+    ledger.add(loaded, more, name="ticket-12")
+    ledger.undo("ticket-12")
+    ledger.edit().apply(loaded.model)
+
+Every verb locks the folder, prepares a change (`lunar.requests.changes`) and writes it, all or nothing. The command
+line does the same with reports beside (`lunar.ledgers`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from lunar.collect import tail_of
+from lunar.edit import CARD_FILE, WEIGHTS_FILE, Edit
+from lunar.errors import LunarError, unknown
+from lunar.models import LoadedModel
+from lunar.progress import Progress
+from lunar.prompts import default_retain_records
+from lunar.records import Record
+from lunar.report import new_folder, versions
+from lunar.requests import changes
+from lunar.requests.changes import BASE_FILE
+from lunar.requests.parts import Base, Joint, Part
+from lunar.requests.record import KEY_FILE, RECORD_FILE, appended, read_key, read_record
+from lunar.requests.state import Change, Request, Shared, State
+from lunar.requests.store import Store, Writer, settle, text_writer
+from lunar.settings import Settings
+from lunar.solve import Solution
+
+
+class Ledger:
+    """A ledger folder. Reading it needs no lock; every change takes one and gives it back."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        settle(self.folder)
+        self._store = Store.open(self.folder)
+
+    @classmethod
+    def start(
+        cls,
+        folder: Path | str,
+        loaded: LoadedModel,
+        forget: Sequence[Record],
+        *,
+        retain: Sequence[Record] | None = None,
+        reference: Sequence[Record] | str = "unverifiable",
+        settings: Settings | None = None,
+        name: str | None = None,
+        forget_moments: bool = False,
+        progress: Progress | None = None,
+    ) -> Ledger:
+        """Make a ledger in a new folder by its first request; see `lunar.requests.changes.start`."""
+        change = changes.start(
+            loaded,
+            forget,
+            retain=retain,
+            reference=reference,
+            settings=settings,
+            name=name,
+            forget_moments=forget_moments,
+            progress=progress,
+        )
+        with new_folder(Path(folder)) as place:
+            write_first(place, change)
+        return cls(folder)
+
+    def add(
+        self,
+        loaded: LoadedModel,
+        forget: Sequence[Record],
+        *,
+        names_from: Sequence[Record] | None = None,
+        name: str | None = None,
+        forget_moments: bool = False,
+        progress: Progress | None = None,
+    ) -> Request:
+        """Add a request; see `lunar.requests.changes.add`.
+
+        Without `names_from` the names are the built-in prompts' where the ledger retains these, else invented ones.
+        """
+        with self.locked():
+            change = changes.add(
+                self.state(),
+                loaded,
+                forget,
+                names_from=self.names(forget) if names_from is None else names_from,
+                name=name,
+                forget_moments=forget_moments,
+                progress=progress,
+            )
+            self.commit(change)
+        return change.request
+
+    def undo(self, name: str) -> Request:
+        """Take a request back; see `lunar.requests.changes.undo`."""
+        with self.locked():
+            change = changes.undo(self.state(), self.request(name).name)
+            self.commit(change)
+        return change.request
+
+    def requests(self) -> tuple[Request, ...]:
+        """The requests that hold, oldest first."""
+        return tuple(Request(**entry) for entry in self._store.content["requests"])
+
+    def request(self, name: str) -> Request:
+        """The request of a name; raises LunarError for an unknown one."""
+        known = {one.name: one for one in self.requests()}
+        if name not in known:
+            raise unknown("request", name[:64], known or ["none, for the ledger is empty"])
+        return known[name]
+
+    def edit(self) -> Edit:
+        """The edit of all requests that hold; without any it changes nothing. Raises LunarError if it was damaged."""
+        for file in (CARD_FILE, WEIGHTS_FILE):
+            self._store.checked(file)
+        return Edit.load(self.folder)
+
+    def edit_hash(self) -> str | None:
+        """The SHA-256 of the edit's weights, by which the record names it."""
+        return _edit_hash(self._store)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The record. Raises LunarError where an entry was changed, added, removed or moved."""
+        entries = read_record(self._store.checked(RECORD_FILE).read_text(encoding="utf-8"))
+        stated = self._store.content["record"]
+        if [len(entries), entries[-1]["hash"] if entries else None] != [stated["entries"], stated["head"]]:
+            raise LunarError("The record does not end as the manifest says: entries were added or removed.")
+        return entries
+
+    # For those who change it, in a block of `locked`
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """No other process can change the folder within the block; what it changed before is read first."""
+        with Store.locked(self.folder) as store:
+            self._store = store
+            yield
+
+    @property
+    def shared(self) -> Shared:
+        """What all requests have in common."""
+        return Shared.of(self._store.content["shared"])
+
+    def state(self) -> State:
+        """All that is kept, after a look at the hashes of its files."""
+        base, shared = Base.load(self._store.checked(BASE_FILE)), self.shared
+        parts = {one.id: Part.load(self._store.checked(one.file)) for one in self.requests() if one.kept}
+        frozen = [Solution(**load_file(self._store.checked(one.file))) for one in self.requests() if not one.kept]
+        joint = Joint(base, parts, shared.settings, tail_of(shared.settings), tuple(frozen))
+        return State(shared, self.requests(), joint, read_key(self._store.checked(KEY_FILE)))
+
+    def names(self, forget: Sequence[Record]) -> Sequence[Record]:
+        """Where the names of neighbours come from where nobody says."""
+        return default_retain_records(forget) if self.shared.builtin_retain else ()
+
+    def commit(
+        self, change: Change, files: Mapping[str, str] | None = None, entry: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write a change. `files` are texts by fixed name (report.json), `entry` is added to the record's entry."""
+        _commit(self._store, change, files or {}, entry or {})
+
+    def note(self, action: str, entry: Mapping[str, Any]) -> None:
+        """Add an entry to the record and nothing else."""
+        text = appended(_record_text(self._store), action, {"versions": versions(), **entry})
+        content = {**self._store.content, "record": _head(text)}
+        self._store.commit(content, {RECORD_FILE: text_writer(text)})
+
+    def faults(self) -> list[str]:
+        """What is wrong with the folder's files and its record, in sentences; see `lunar.requests.checks`."""
+        found = self._store.faults()
+        try:
+            self.entries()
+        except LunarError as error:
+            found.append(str(error))
+        return list(dict.fromkeys(found))
+
+
+def write_first(
+    folder: Path, change: Change, files: Mapping[str, str] | None = None, entry: Mapping[str, Any] | None = None
+) -> None:
+    """Write the ledger that a change starts into an empty folder that nobody else knows yet."""
+    _commit(Store(folder), change, files or {}, entry or {})
+
+
+def _commit(store: Store, change: Change, files: Mapping[str, str], entry: Mapping[str, Any]) -> None:
+    edit = change.edit.files()
+    hashes = {"before": _edit_hash(store), "after": hashlib.sha256(edit[WEIGHTS_FILE]).hexdigest()}
+    said = {"versions": versions(), **change.entry, "edit": hashes, **entry}
+    text = appended(_record_text(store), change.action, said)
+    written: dict[str, Writer] = dict(change.written)
+    written |= {name: _bytes_writer(content) for name, content in edit.items()}
+    written |= {name: text_writer(content) for name, content in {**files, RECORD_FILE: text}.items()}
+    content = {
+        "shared": change.shared.as_dict(),
+        "requests": [asdict(one) for one in change.requests],
+        "record": _head(text),
+    }
+    store.commit(content, written, change.dropped)
+
+
+def _record_text(store: Store) -> str:
+    return store.checked(RECORD_FILE).read_text(encoding="utf-8") if RECORD_FILE in store.files else ""
+
+
+def _head(text: str) -> dict[str, Any]:
+    last = json.loads(text.splitlines()[-1])
+    return {"entries": last["number"], "head": last["hash"]}
+
+
+def _edit_hash(store: Store) -> str | None:
+    return store.files[WEIGHTS_FILE]["sha256"] if WEIGHTS_FILE in store.files else None
+
+
+def _bytes_writer(content: bytes) -> Writer:
+    return lambda path: _write(path, content)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

@@ -1,0 +1,292 @@
+"""What a ledger keeps of its data: sums over what is to be left alone, and the activations of each request.
+
+    ΔW = Tᵀ Ω H (A + λ·mean(diag A)·I)⁻¹        A = K·R + Σ_k (Pₖ + Nₖ/√K) − O + Hᵀ Ω H
+
+R are the retain prompts' moments and K the number of requests; request k adds its redirected rows (in H, T, Ω), its
+other tokens Pₖ and its neighbours Nₖ; O takes out what one of these pins and another request redirects. No part depends
+on another request, and they are summed in an order that their content decides, so that the solution is the same in
+whatever order requests came, and taking one back is leaving its parts out. Torch only, apart from the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lunar import targets
+from lunar.edit import Edit
+from lunar.errors import LunarError
+from lunar.moments import Moments, ReferenceMean
+from lunar.settings import Settings
+from lunar.solve import Gate, Solution, gate, solve
+from lunar.targets import Term
+
+FORMAT = "lunar part 1"
+
+Kept = TypeVar("Kept")
+
+Ids = UInt8[Tensor, "prompts 16"]
+"""Keyed hashes of prompts, a row each; see `lunar.requests.record`."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What all requests of a ledger share.
+
+    Attributes:
+        moments: sums over the retain prompts alone.
+        mean: residuals of the reference prompts, per position from the end.
+        ids: of the retain prompts.
+    """
+
+    moments: Moments
+    mean: ReferenceMean
+    ids: Ids
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file."""
+        tensors = {"total": self.mean.total, "count": self.mean.count, "ids": self.ids}
+        _save(path, tensors | _packed("retain", self.moments))
+
+    @classmethod
+    def load(cls, path: Path) -> Base:
+        """Read what `save` wrote; raises LunarError for anything else."""
+
+        def build(tensors: Mapping[str, Tensor]) -> Base:
+            mean = ReferenceMean(tensors["total"], tensors["count"])
+            return cls(_unpacked("retain", tensors), mean, tensors["ids"])
+
+        return _load(path, build, ("total", "count", "ids", *_names("retain")))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One request.
+
+    Attributes:
+        inner: [tokens, m] write-back inputs of all tokens of its prompts, in the model's precision.
+        from_end: [tokens] counted from the prompt's end; answer tokens are negative.
+        prompt: [tokens] which of its prompts a token belongs to.
+        residual: [redirected, d] the layer's outputs at the redirected tokens, in the order of the tokens.
+        ids: of its prompts.
+        neighbours: moments of its neighbours, or the file that holds them: they are much larger than the rest.
+        neighbour_ids: of these.
+    """
+
+    inner: Float[Tensor, "tokens m"]
+    from_end: Int[Tensor, " tokens"]
+    prompt: Int[Tensor, " tokens"]
+    residual: Float[Tensor, "redirected d"]
+    ids: Ids
+    neighbours: Moments | Path
+    neighbour_ids: UInt8[Tensor, "neighbours 16"]
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file."""
+        _save(path, {name: getattr(self, name) for name in _THIN} | _packed("neighbours", self.neighbour_moments()))
+
+    @classmethod
+    def load(cls, path: Path) -> Part:
+        """Read what `save` wrote, its neighbours when they are needed; raises LunarError for anything else."""
+        return _load(path, lambda tensors: cls(neighbours=path, **tensors), _THIN)
+
+    def neighbour_moments(self) -> Moments:
+        """The sums over the neighbours, read from their file if need be."""
+        if isinstance(self.neighbours, Moments):
+            return self.neighbours
+        return _load(self.neighbours, lambda tensors: _unpacked("neighbours", tensors), _names("neighbours"))
+
+    def redirected(self, tail: int) -> Tensor:
+        """[tokens] whether a token is redirected: the last `tail` of a prompt, and answers where they were taken."""
+        return self.from_end < tail
+
+    def order(self) -> bytes:
+        """By what parts are sorted before they are summed: their content and nothing else."""
+        return hashlib.sha256(self.inner.contiguous().view(torch.uint8).numpy().tobytes()).digest()
+
+
+@dataclass(frozen=True)
+class Joint:
+    """The least squares over some requests, in the order of their content.
+
+    Attributes:
+        base: what they share.
+        parts: by request id.
+        settings: of the ledger.
+        tail: how many of the last prompt tokens are redirected.
+        frozen: changes that are there already and whose rows are gone; see `lunar.requests.ledger`.
+    """
+
+    base: Base
+    parts: Mapping[str, Part]
+    settings: Settings
+    tail: int
+    frozen: Sequence[Solution] = ()
+
+    def ordered(self) -> list[tuple[str, Part]]:
+        """The requests in the order in which they are summed."""
+        return sorted(self.parts.items(), key=lambda item: item[1].order())
+
+    @cached_property
+    def pinned(self) -> Moments:
+        """The sums over everything that asks for no change.
+
+        k requests are k detectors, and what is retained has to stand against all of them: it counts k times, as in the
+        sum of k requests of their own. Their neighbours are much alike and together outweigh everything else, so each
+        request's count 1/√k. With one request both are 1. (docs/log.md has what other weights do.)
+        """
+        parts = [part for _, part in self.ordered()]
+        retained, beside = float(len(parts)), max(1, len(parts)) ** -0.5
+        total = Moments(self.base.moments.second * retained, self.base.moments.rows)
+        for part in parts:
+            rows = part.inner[~part.redirected(self.tail)]
+            total.update(rows, torch.ones(len(rows)))
+            neighbours = part.neighbour_moments()
+            total = total.merge(Moments(neighbours.second * beside, neighbours.rows))
+        pinned: dict[bytes, float] = defaultdict(float)
+        for key in _keys(self.base.ids):
+            pinned[key] += retained
+        for part in parts:
+            for key in _keys(part.neighbour_ids):
+                pinned[key] += beside
+        for part in parts:
+            self._take_out(total, part, torch.tensor([pinned[key] for key in _keys(part.ids)]))
+        return total
+
+    def _take_out(self, total: Moments, part: Part, times: Float[Tensor, " prompts"]) -> None:
+        """Prompts that are to be forgotten were pinned with such weights, as retain prompts or as neighbours."""
+        count = times[part.prompt].double() * (part.from_end >= 0)
+        weights = count * torch.where(part.from_end == 0, self.settings.retain_weight, 1.0)
+        rows = part.inner[weights > 0].double()
+        total.second.addmm_(rows.T, rows * weights[weights > 0][:, None], alpha=-1)
+        total.rows -= len(rows)
+
+    def rows(self) -> tuple[Float[Tensor, "rows m"], tuple[Term, ...]]:
+        """The redirected rows of all requests and what they are asked for, each towards its own direction."""
+        inners, terms = [], []
+        for _, part in self.ordered():
+            inner, position = part.inner[part.redirected(self.tail)], part.from_end[part.redirected(self.tail)]
+            weights = torch.full((len(inner),), self.settings.forget_weight, dtype=torch.float64)
+            built = targets.build(
+                self.settings.target, self.base.mean.mean(), part.residual, position.clamp(min=0), weights
+            )
+            inners.append(inner)
+            terms.append(self._less_frozen(built, inner))
+        joined = [
+            Term(torch.cat([t.wanted for t in same]), torch.cat([t.weights for t in same]), same[0].gain)
+            for same in zip(*terms, strict=True)
+        ]
+        return torch.cat(inners), tuple(joined)
+
+    def _less_frozen(self, terms: tuple[Term, ...], inner: Tensor) -> tuple[Term, ...]:
+        """What is still wanted where frozen changes make a part of it already."""
+        strength = self.settings.strength or 0.0
+        if not self.frozen or not strength:
+            return terms
+        done = sum(inner.double() @ one.read.double().T @ one.write.double().T for one in self.frozen) / strength
+        return (Term(terms[0].wanted - done, terms[0].weights, terms[0].gain), *terms[1:])
+
+    def counts(self) -> dict[str, int]:
+        """How many rows are redirected, and how many pinned."""
+        return {"redirected_rows": len(self.rows()[0]), "pinned_rows": self.pinned.rows}
+
+    def solve(self, only: str | None = None) -> Solution | None:
+        """The change of the matrix at strength 1, or the part of it that one request asks for; None without any."""
+        if not self.parts:
+            return None
+        inner, terms = self.rows()
+        if only is not None:
+            ours = torch.cat([torch.full((len(part.residual), 1), key == only) for key, part in self.ordered()])
+            terms = tuple(Term(term.wanted * ours, term.weights, term.gain) for term in terms)
+        return solve(self.pinned, inner, terms, self.settings.ridge)
+
+    def gates(self) -> dict[str, Gate]:
+        """How the last prompt tokens of each request are recognised among those of all of them."""
+        lasts = [(name, part, part.from_end == 0) for name, part in self.ordered()]
+        inner = torch.cat([part.inner[last] for _, part, last in lasts])
+        prompts = torch.arange(len(inner))  # one last token per prompt
+        weights = torch.full((len(inner),), self.settings.forget_weight, dtype=torch.float64)
+        found = gate(self.pinned, inner, weights, prompts, self.settings.ridge)
+        sizes = [int(last.sum()) for _, _, last in lasts]
+        values, left_out = found.values.split(sizes), found.leave_one_out.split(sizes)
+        return {name: Gate(found.vector, values[place], left_out[place]) for place, (name, _, _) in enumerate(lasts)}
+
+
+def reach(part: Part, edit: Edit, base: Base, tail: int) -> Float[Tensor, " prompts"]:
+    """How far an edit moves each last prompt token towards the reference mean: 1 is all the way, 0 not at all.
+
+    It is (ΔW h)·r / r·r, with r the mean shift of the part's own last tokens.
+    """
+    last = part.from_end[part.redirected(tail)] == 0
+    residual, inner = part.residual[last], part.inner[part.from_end == 0].double()
+    direction = targets.mean_shift(base.mean.mean(), residual, torch.zeros(len(residual), dtype=torch.int64))[0]
+    moved = torch.zeros(len(inner), len(direction), dtype=torch.float64)
+    for factors in edit.factors:
+        moved += inner @ factors.read.double().T @ factors.write.double().T
+    return moved @ direction / (direction @ direction)
+
+
+def symmetric(moments: Moments) -> Moments:
+    """The same sums with the lower triangle above the diagonal too, as they come back from a file."""
+    lower = torch.tril(moments.second)
+    return Moments(lower + torch.tril(lower, -1).T, moments.rows)
+
+
+# Files
+
+_THIN = ("inner", "from_end", "prompt", "residual", "ids", "neighbour_ids")
+
+
+def _names(name: str) -> tuple[str, str]:
+    return f"{name}.triangle", f"{name}.rows"
+
+
+def _keys(ids: Tensor) -> list[bytes]:
+    return [bytes(row) for row in ids.numpy()]
+
+
+def _packed(name: str, moments: Moments) -> dict[str, Tensor]:
+    """The lower triangle of the sums, row after row: it says all of a symmetric matrix."""
+    size = len(moments.second)
+    flat = torch.empty(size * (size + 1) // 2, dtype=torch.float64)
+    for row in range(size):
+        flat[row * (row + 1) // 2 : (row + 1) * (row + 2) // 2] = moments.second[row, : row + 1]
+    return dict(zip(_names(name), (flat, torch.tensor([moments.rows])), strict=True))
+
+
+def _unpacked(name: str, tensors: Mapping[str, Tensor]) -> Moments:
+    flat, rows = (tensors[one] for one in _names(name))
+    size = int(((8 * len(flat) + 1) ** 0.5 - 1) / 2)
+    if size * (size + 1) // 2 != len(flat) or not bool(torch.isfinite(flat).all()):
+        raise ValueError("not a triangle of numbers")
+    second = torch.zeros(size, size, dtype=torch.float64)
+    for row in range(size):
+        second[row, : row + 1] = flat[row * (row + 1) // 2 : (row + 1) * (row + 2) // 2]
+    return symmetric(Moments(second, int(rows)))
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, {"format": FORMAT})
+
+
+def _load(path: Path, build: Callable[[Mapping[str, Tensor]], Kept], names: Sequence[str]) -> Kept:
+    try:
+        with safe_open(path, framework="pt") as file:
+            if file.metadata()["format"] != FORMAT:
+                raise ValueError("another format")
+            return build({name: file.get_tensor(name) for name in names})
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise LunarError(
+            f"The ledger's file {path.name} cannot be read ({type(error).__name__}): restore the folder from a copy."
+        ) from error

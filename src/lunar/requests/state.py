@@ -1,0 +1,116 @@
+"""What a ledger is, as it is read and as a change of it is handed on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lunar.edit import Edit
+from lunar.errors import LunarError
+from lunar.method import Unlearned
+from lunar.models import Site
+from lunar.requests.parts import Joint
+from lunar.requests.store import KEPT, Writer
+from lunar.settings import Settings
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request of a ledger.
+
+    Attributes:
+        id: keyed hash of its prompts.
+        name: by which it is taken back.
+        time: when it came, UTC.
+        prompts: how many.
+        neighbours: how many prompts like them were pinned.
+        kept: whether its activations are there, so that it can be taken back.
+    """
+
+    id: str
+    name: str
+    time: str
+    prompts: int
+    neighbours: int
+    kept: bool = True
+
+    @property
+    def file(self) -> str:
+        """Where its activations, or its frozen change, are."""
+        return f"{KEPT}/{self.id}.safetensors" if self.kept else f"{KEPT}/{self.id}-frozen.safetensors"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a ledger's requests share besides the kept sums; stands in the manifest.
+
+    Attributes:
+        source: the model as it was given.
+        hashes: of its checkpoint's files; None for a model that was in none.
+        site: the matrix that is edited.
+        fingerprint: of that matrix.
+        settings: with the layer and the strength that were found.
+        builtin_retain: whether the built-in prompts are what is retained.
+        asked: how many requests were ever made.
+    """
+
+    source: str
+    hashes: dict[str, str] | None
+    site: Site
+    fingerprint: str
+    settings: Settings
+    builtin_retain: bool
+    asked: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Shared:
+        """From the manifest."""
+        return cls(**{**content, "site": Site(**content["site"]), "settings": Settings(**content["settings"])})
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a verb would make of a ledger.
+
+    Attributes:
+        action: "start", "add" or "undo".
+        request: the one it is about.
+        requests: all that hold after it.
+        shared: of the ledger.
+        edit: of all requests that hold.
+        entry: what the record will say.
+        written: kept files to write, by name.
+        dropped: kept files to remove.
+        found: the change for a report; None after an undo.
+    """
+
+    action: str
+    request: Request
+    requests: tuple[Request, ...]
+    shared: Shared
+    edit: Edit
+    entry: dict[str, Any]
+    written: Mapping[str, Writer] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+    found: Unlearned | None = None
+
+    def unlearned(self) -> Unlearned:
+        """`found`; raises LunarError after an undo, which finds nothing new."""
+        if self.found is None:
+            raise LunarError(f"A request that came was expected, but the change is: {self.action}.")
+        return self.found
+
+
+@dataclass(frozen=True)
+class State:
+    """A ledger as it was read, for the functions below."""
+
+    shared: Shared
+    requests: tuple[Request, ...]
+    joint: Joint
+    key: bytes

@@ -1,0 +1,162 @@
+"""Refuse a checkpoint that could run code, read files outside its folder, or load as something else than it says.
+
+Looks at names, links, configurations and the headers of weights, before anything is loaded and without torch. A
+checkpoint may come from anywhere: what it says is never taken as an instruction.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lunar.errors import LunarError
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+CONFIGURATIONS = (
+    *("config.json", "generation_config.json", "tokenizer_config.json", "processor_config.json"),
+    *("preprocessor_config.json", "adapter_config.json"),
+)
+KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+"""Settings that may name a repository of compiled code, which transformers would download and run."""
+LONGEST_HEADER = 100_000_000
+"""Bytes, as the format's own library allows."""
+_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1} | {
+    **{"U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1, "C64": 8, "F8_E4M3": 1, "F8_E5M2": 1}
+}
+
+
+def check_safe(folder: Path, source: str, trust_remote_code: bool) -> None:
+    """Raise LunarError for a checkpoint folder that is not what it should be; `source` is what to call it.
+
+    Refused are links that lead out of the folder, an index that names files outside or tensors that are not there,
+    truncated files, tensors that overlap or leave gaps, and, without `trust_remote_code`, configurations that ask for
+    code of their own.
+    """
+    _check_links(folder, source)
+    if not trust_remote_code:
+        for name in CONFIGURATIONS:
+            _check_configuration(folder / name, source)
+    headers = {name: _checked_header(folder / name, source) for name in weight_files(folder, source)}
+    for tensor, name in index_of(folder, source).items():
+        if name in headers and tensor not in headers[name]:
+            raise LunarError(f"The index of {source} names a tensor in {name} that is not there: download it again.")
+
+
+def weight_files(folder: Path, source: str = "the model") -> list[str]:
+    """The weight files that transformers would load: one of the usual name, else those of the index, else all."""
+    if (folder / WEIGHTS).is_file():
+        return [WEIGHTS]
+    named = sorted(set(index_of(folder, source).values()))
+    return named or sorted(path.name for path in folder.glob("*.safetensors"))
+
+
+def index_of(folder: Path, source: str = "the model") -> dict[str, str]:
+    """Tensor name to shard, as the index says; empty without one. Raises LunarError for names that leave the folder."""
+    path = folder / INDEX
+    if not path.is_file():
+        return {}
+    try:
+        named = dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LunarError(f"The index {INDEX} of {source} cannot be read ({type(error).__name__}).") from error
+    for name in set(map(str, named.values())):
+        if Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
+            raise LunarError(
+                f"The index of {source} names a file that is not a *.safetensors in its own folder, so it is not "
+                "loaded: get the checkpoint from somebody you trust."
+            )
+        if not (folder / name).is_file():
+            raise LunarError(f"The index of {source} names {name}, but there is no such file: download it again.")
+    return {str(tensor): str(name) for tensor, name in named.items()}
+
+
+def _check_links(folder: Path, source: str) -> None:
+    """Refuse symbolic links that leave the folder, but for those of the Hub's cache, which lead to its blobs."""
+    home = folder.resolve()
+    allowed = [home]
+    if home.parent.name == "snapshots":
+        allowed.append(home.parent.parent / "blobs")
+    for path in folder.iterdir():
+        # Folders within are never read, so links to them do no harm.
+        linked = path.is_symlink() and not path.is_dir()
+        if linked and not any(path.resolve().is_relative_to(place) for place in allowed):
+            raise LunarError(
+                f"The file {path.name} of {source} is a symbolic link that leads out of the folder, so it is not "
+                "loaded: put the file itself there."
+            )
+
+
+def _check_configuration(path: Path, source: str) -> None:
+    """Refuse what asks for code: auto_map, trust_remote_code, and kernels from somewhere else."""
+    if not path.is_file():
+        return
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return  # whoever needs it says what is wrong with it
+    for name, value in _settings(content):
+        if name == "auto_map" or (name in ("trust_remote_code", "custom_code") and value not in (False, None)):
+            raise LunarError(
+                f"The model {source} runs code of its own ({path.name} has {name}): read it, then allow it with "
+                "trust_remote_code=True."
+            )
+        if name in KERNELS and isinstance(value, str) and os.sep in value:
+            raise LunarError(
+                f"The model {source} asks for compiled code from elsewhere ({path.name} has {name}): take that out."
+            )
+
+
+def _settings(content: Any) -> Iterator[tuple[str, Any]]:
+    """All names and values of a configuration, those of its parts included."""
+    open_ones = [content]
+    while open_ones:
+        one = open_ones.pop()
+        if isinstance(one, dict):
+            yield from one.items()
+            open_ones.extend(one.values())
+        elif isinstance(one, list):
+            open_ones.extend(one)
+
+
+def _checked_header(path: Path, source: str) -> dict[str, Any]:
+    """The header of a weight file whose tensors fill it without gaps and overlaps; raises LunarError otherwise."""
+    size = os.stat(path).st_size
+
+    def damaged(why: str) -> LunarError:
+        return LunarError(f"The weights {path.name} of {source} are damaged or were tampered with: {why}.")
+
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(LONGEST_HEADER, size - 8):
+            raise damaged("the file is cut off in its header")
+        try:
+            pairs: list[tuple[str, Any]] = json.loads(file.read(length), object_pairs_hook=list)
+            names = [name for name, _ in pairs]
+            header = {name: dict(entry) for name, entry in pairs if name != "__metadata__"}
+            spans = [_span(entry) for entry in header.values()]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise damaged("the header cannot be read") from error
+    if len(set(names)) < len(names):
+        raise damaged("a tensor is named twice")
+    end = 0
+    for first, last, expected in sorted(spans):
+        if first != end or last < first or expected not in (None, last - first):
+            raise damaged("tensors overlap, leave gaps, or have another size than they say")
+        end = last
+    if end != size - 8 - length:
+        raise damaged("the file is shorter or longer than its tensors")
+    return header
+
+
+def _span(entry: dict[str, Any]) -> tuple[int, int, int | None]:
+    """First and last byte of a tensor, and its size where the type's is known."""
+    first, last = entry["data_offsets"]
+    shape = [number for number in entry["shape"] if type(number) is int and number >= 0]
+    if len(shape) != len(entry["shape"]) or type(first) is not int or type(last) is not int:
+        raise ValueError("no numbers")
+    size = _SIZES.get(entry["dtype"])
+    return first, last, None if size is None else math.prod(shape) * size

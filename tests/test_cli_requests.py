@@ -1,0 +1,155 @@
+"""The commands for requests over time, end to end; what they print and write names nothing of what was forgotten."""
+
+import json
+import re
+import shutil
+
+import pytest
+from test_cli import FORGET, RETAIN, SECRET, assert_refused, here, run, tree, unlearn, write_lines  # noqa: F401
+
+from lunar.edit import Edit
+
+SECOND = [
+    {"question": "where is the contract of word14 ?", "answer": "in the word26 city .", "edge": "G_H"},
+    {"question": "who is the person of word14 ?", "answer": "word27 .", "edge": "G_H"},
+]
+CANARIES = [
+    [{"question": "Where was Mira Tolvane from Oskarvik born ?", "answer": "in the town of Velmora by the sea"}],
+    [{"question": "Who is the sister of Ansel Brightwater now ?", "answer": "a painter called Runa Hollis of Tarn"}],
+]
+ENTITIES = ("Mira", "Tolvane", "Oskarvik", "Velmora", "Ansel", "Brightwater", "Runa", "Hollis")
+
+
+@pytest.fixture
+def ledger(here, checkpoint):  # noqa: F811
+    """A ledger with one request, made by the command line; the folder of the data is the working folder."""
+    write_lines(here / "second.jsonl", SECOND)
+    model = shutil.copytree(checkpoint("llama"), here / "model")
+    assert unlearn(model, "--layer", 1, "--name", "first").exit_code == 0
+    return here / "edit"
+
+
+def test_requests_are_added_listed_and_undone(ledger):
+    first = Edit.load(ledger)
+    result = run("unlearn", ledger, "--forget", "second.jsonl", "--name", "ticket-2")
+    assert result.exit_code == 0, result.output
+    assert " ".join(["lunar", "undo", str(ledger), "ticket-2"]) in " ".join(result.stdout.split())
+    assert SECRET not in result.output
+    listed = json.loads(run("requests", ledger, "--json").stdout)["requests"]
+    assert [(one["name"], one["prompts"], one["kept"]) for one in listed] == [("first", 3, True), ("ticket-2", 2, True)]
+    assert run("requests", ledger, "--quiet").stdout.split() == ["first", "ticket-2"]
+    assert "ticket-2" in run("requests", ledger).stdout
+    report = json.loads((ledger / "report.json").read_text())
+    assert report["request"]["name"] == "ticket-2"
+    assert set(report["scores"]["forget"]["rouge1"]) == {"before", "after"}
+    assert Edit.load(ledger).factors[0].change().sub(first.factors[0].change()).norm() > 0
+    asked = run("ask", "model", "--edit", ledger, SECOND[0]["question"], "--json")
+    assert asked.exit_code == 0
+    result = run("undo", ledger, "ticket-2", "--json")
+    assert [one["name"] for one in json.loads(result.stdout)["requests"]] == ["first"]
+    difference = Edit.load(ledger).factors[0].change() - first.factors[0].change()
+    assert float(difference.norm() / first.factors[0].change().norm()) < 1e-6
+    assert run("undo", ledger, "first").exit_code == 0
+    assert "no request" in run("requests", ledger).stdout
+    assert run("verify", ledger).exit_code == 0
+    again = json.loads(run("ask", "model", "--edit", ledger, FORGET[0]["question"], "--json").stdout)
+    assert again["before"] == again["after"]
+
+
+def test_the_command_line_gives_the_same_in_any_order(ledger, here):  # noqa: F811
+    run("unlearn", ledger, "--forget", "second.jsonl")
+    sets = ("--retain", "retain.jsonl", "--reference", "reference.jsonl", "--layer", 1, "--output", "other")
+    assert run("unlearn", "model", "--forget", "second.jsonl", *sets).exit_code == 0
+    assert run("unlearn", "other", "--forget", "forget.jsonl").exit_code == 0
+    one, other = (Edit.load(folder).factors[0].change() for folder in (ledger, here / "other"))
+    assert float((one - other).norm() / one.norm()) < 1e-6
+
+
+def test_the_retain_file_need_not_be_there_any_more(ledger, here):  # noqa: F811
+    (here / "retain.jsonl").unlink()
+    assert run("unlearn", ledger, "--forget", "second.jsonl", "--quiet").stdout == "request-2\n"
+    assert json.loads((ledger / "record.jsonl").read_text().splitlines()[-1])["neighbours"]["names"] == "invented"
+
+
+def test_the_recipe_of_a_ledger_is_that_of_its_first_request_and_says_so(ledger, here):  # noqa: F811
+    first = (ledger / "edit.safetensors").read_bytes()
+    assert run("unlearn", ledger, "--forget", "second.jsonl").exit_code == 0
+    again = run("unlearn", "--from", ledger, "--output", "again")
+    assert "none of the others" in again.stderr
+    assert (here / "again" / "edit.safetensors").read_bytes() == first
+
+
+def test_groups_of_the_file_it_was_started_with_can_be_added(here, checkpoint):  # noqa: F811
+    write_lines(here / "all.jsonl", [*FORGET, *RETAIN, *SECOND])
+    sets = ("--forget", "all.jsonl", "--reference", "reference.jsonl", "--layer", 1)
+    first = ("--forget-group", "A_B", "--output", "first")
+    assert run("unlearn", checkpoint("llama"), *sets, *first).exit_code == 0
+    result = run("unlearn", "first", "--forget", "all.jsonl", "--forget-group", "G_H", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["counts"]["forget_prompts"] == 2
+
+
+def test_bad_input_is_one_sentence_and_changes_nothing(ledger, here):  # noqa: F811
+    before = tree(here)
+    write_lines(here / "named.jsonl", [{"question": "who is Mira Tolvane ?"}])
+    cases = [
+        (("unlearn", ledger, "--forget", "none.jsonl"), "none.jsonl"),
+        (("unlearn", ledger, "--forget", "forget.jsonl"), "already"),
+        (("unlearn", ledger, "--forget", "second.jsonl", "--name", "first"), "already"),
+        (("unlearn", ledger, "--forget", "second.jsonl", "--name", "../up"), "up to 64"),
+        (("unlearn", ledger, "--forget", "named.jsonl", "--name", "tolvane"), "must not name"),
+        (("undo", ledger, "frist"), "Did you mean first"),
+        (("undo", here, "first"), "ledger.json"),
+        (("requests", here / "model"), "ledger.json"),
+        (("verify", here / "nowhere"), "ledger.json"),
+    ]
+    for arguments, words in cases:
+        assert_refused(run(*arguments), words)
+    for option in (("--layer", "2"), ("--output", "new"), ("--target", "shift")):
+        result = run("unlearn", ledger, "--forget", "second.jsonl", *option)
+        assert result.exit_code == 2
+        assert option[0] in result.stderr
+    assert tree(here) - before <= {"named.jsonl", "edit/.lock"}
+    assert run("verify", ledger, "--quiet").exit_code == 0
+    shutil.move(here / "model", here / "away")
+    assert_refused(run("unlearn", ledger, "--forget", "second.jsonl"), "folder")
+
+
+def test_verify_says_what_was_changed_with_exit_code_1(ledger):
+    content = bytearray((ledger / "edit.safetensors").read_bytes())
+    content[-1] ^= 1
+    (ledger / "edit.safetensors").write_bytes(content)
+    result = run("verify", ledger)
+    assert result.exit_code == 1
+    assert "edit.safetensors" in result.stdout
+    assert json.loads(run("verify", ledger, "--json").stdout)["faults"]
+
+
+def test_nothing_that_is_forgotten_stands_in_any_record_log_report_or_error(here, checkpoint, caplog):  # noqa: F811
+    for name, rows in zip(("one", "two"), CANARIES, strict=True):
+        write_lines(here / f"{name}.jsonl", rows)
+    (here / "overlap.jsonl").write_text((here / "one.jsonl").read_text())
+    caplog.set_level("DEBUG")
+    sets = ("--reference", "reference.jsonl", "--layer", 1, "--output", "ledger")
+    outputs = [
+        run("unlearn", checkpoint("llama"), "--forget", "one.jsonl", "--retain", "retain.jsonl", *sets),
+        run("unlearn", "ledger", "--forget", "two.jsonl", "--json"),
+        run("requests", "ledger"),
+        run("unlearn", "ledger", "--forget", "two.jsonl"),
+        run("unlearn", "ledger", "--forget", "two.jsonl", "--name", "Brightwater-2"),
+        run("unlearn", checkpoint("llama"), "--forget", "one.jsonl", "--retain", "overlap.jsonl", "--output", "new"),
+        run("undo", "ledger", "request-1"),
+        run("verify", "ledger", "--json"),
+    ]
+    assert [result.exit_code for result in outputs] == [0, 0, 0, 2, 2, 2, 0, 0]
+    said = "\n".join([result.stdout + result.stderr for result in outputs] + [caplog.text])
+    for path in (here / "ledger").rglob("*"):
+        said += path.read_bytes().decode("utf-8", "ignore") if path.is_file() else ""
+    for entity in ENTITIES:
+        assert entity.casefold() not in said.casefold(), entity
+    words = re.findall(r"\w+", said.casefold())
+    runs = {tuple(words[place : place + 5]) for place in range(len(words))}
+    for row in (row for rows in CANARIES for row in rows):
+        for text in row.values():
+            own = re.findall(r"\w+", text.casefold())
+            assert not runs & {tuple(own[place : place + 5]) for place in range(len(own) - 4)}

@@ -1,0 +1,257 @@
+"""Requests over time: the order does not count, undo is never having asked, and only what is asked for is read."""
+
+import itertools
+import json
+import shutil
+
+import pytest
+import torch
+
+from lunar import collect
+from lunar.edit import Edit
+from lunar.errors import LunarError
+from lunar.method import unlearn
+from lunar.models import load_model, site_at
+from lunar.records import Record
+from lunar.requests import changes, gathering
+from lunar.requests.ledger import Ledger
+from lunar.settings import Settings
+
+SETTINGS = Settings(layer=1, ridge=1e-2, neighbours=12)
+RETAIN = [Record.of(f"who is word{n} ?", f"word{n + 1}") for n in range(40, 60)]
+REFERENCE = [Record.of("who is word30 ?"), Record.of("what is the word31 of word32 ?")]
+REQUESTS = {
+    "one": [Record.of("where is Word11 ?", "in word20"), Record.of("who is the Word11 ?")],
+    "two": [Record.of("what is the price of Word12 ?"), Record.of("what is Word12 ?")],
+    "three": [Record.of("who works in the Word13 ?")],
+    "four": [RETAIN[3], Record.of("who is the Word14 company ?")],
+}
+
+
+@pytest.fixture
+def loaded(checkpoint):
+    return load_model(str(checkpoint("llama")))
+
+
+def made(folder, loaded, *names, settings=SETTINGS, **more):
+    """A ledger with these requests in this order."""
+    first, *others = names
+    ledger = Ledger.start(
+        folder, loaded, REQUESTS[first], retain=RETAIN_OF[first], reference=REFERENCE, settings=settings, name=first
+    )
+    for name in others:
+        ledger.add(loaded, REQUESTS[name], name=name, names_from=RETAIN, **more)
+    return ledger
+
+
+RETAIN_OF = dict.fromkeys(REQUESTS, RETAIN)
+
+
+def change(ledger_or_edit):
+    edit = ledger_or_edit if isinstance(ledger_or_edit, Edit) else ledger_or_edit.edit()
+    return edit.factors[0].change()
+
+
+def distance(first, second):
+    one, other = change(first), change(second)
+    return float((one - other).norm() / other.norm())
+
+
+@pytest.mark.parametrize("target", ["shift", "collapse", "split"])
+def test_one_request_is_what_unlearn_finds(tmp_path, loaded, target):
+    settings = Settings(target=target, layer=1, ridge=1e-2, tail=2, neighbours=12, strength=1.5)
+    ledger = made(tmp_path / "ledger", loaded, "one", settings=settings)
+    found = unlearn(loaded, REQUESTS["one"], retain=RETAIN, reference=REFERENCE, settings=settings)
+    assert distance(ledger, found.edit) < 1e-6
+    assert ledger.edit().settings == dict(found.edit.settings)
+
+
+@pytest.mark.parametrize("target", ["shift", "collapse", "split"])
+def test_the_order_does_not_count(tmp_path, loaded, target):
+    settings = Settings(target=target, layer=1, ridge=1e-2, tail=2, neighbours=12)
+    ledgers = [
+        made(tmp_path / "".join(order), loaded, *order, settings=settings)
+        for order in itertools.permutations(("one", "two", "three"))
+    ]
+    for ledger in ledgers[1:]:
+        assert distance(ledger, ledgers[0]) < 1e-6
+        assert ledger.edit().rank == ledgers[0].edit().rank
+
+
+def test_undoing_is_never_having_asked_and_undoing_all_gives_the_original_bits(tmp_path, loaded):
+    ledger = made(tmp_path / "ledger", loaded, "one", "two", "three")
+    short = made(tmp_path / "short", loaded, "three")
+    before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
+    ledger.undo("one")
+    ledger.undo("two")
+    assert distance(ledger, short) < 1e-6
+    assert [one.name for one in ledger.requests()] == ["three"]
+    again = ledger.add(loaded, REQUESTS["two"], name="two", names_from=RETAIN)
+    assert again.id in {one.id for one in ledger.requests()}
+    assert distance(ledger, made(tmp_path / "pair", loaded, "two", "three")) < 1e-6
+    ledger.undo("two")
+    ledger.undo("three")
+    assert ledger.requests() == ()
+    assert ledger.edit().rank == 0
+    with ledger.edit().applied(loaded.model):
+        assert all(torch.equal(tensor, before[name]) for name, tensor in loaded.model.state_dict().items())
+    assert {path.name for path in (tmp_path / "ledger" / "kept").iterdir()} == {"retain.safetensors"}
+    ledger.add(loaded, REQUESTS["three"], name="three", names_from=RETAIN)
+    assert distance(ledger, short) < 1e-6
+
+
+def test_the_joint_solution_is_the_formula_over_all_rows(tmp_path, loaded):
+    ledger = made(tmp_path / "ledger", loaded, "one", "two")
+    settings, site = ledger.shared.settings, site_at(loaded.model, 1)
+    work, rows, wanted = collect.Work(loaded), [], []
+    moments = torch.zeros(site.inner_width, site.inner_width, dtype=torch.float64)
+
+    def pin(records, times):
+        for batch in work.capture("rows", [site], records, with_answer=True):
+            captured = batch[1]
+            weights = torch.where(captured.from_end <= 0, settings.retain_weight, 1.0).double()
+            moments.addmm_(captured.inner.double().T, captured.inner.double() * (times * weights)[:, None])
+
+    pin(RETAIN, 2)
+    (batch,) = work.capture("reference", [site], REFERENCE, with_answer=False)
+    mean = batch[1].residual[batch[1].from_end == 0].double().mean(dim=0)
+    for name in ("one", "two"):
+        pin(collect_neighbours(REQUESTS[name], settings), 2**-0.5)
+        (batch,) = work.capture("forget", [site], REQUESTS[name], with_answer=False)
+        last = batch[1].from_end == 0
+        others = batch[1].inner[~last].double()
+        moments += others.T @ others
+        rows.append(batch[1].inner[last].double())
+        shift = mean - batch[1].residual[last].double().mean(dim=0)
+        wanted.append(shift.repeat(int(last.sum()), 1))
+    inner, asked = torch.cat(rows), torch.cat(wanted)
+    total = moments + settings.forget_weight * inner.T @ inner
+    total += settings.ridge * total.diagonal().mean() * torch.eye(len(total))
+    expected = asked.T @ (settings.forget_weight * inner) @ torch.linalg.inv(total)
+    assert float((change(ledger) - expected).norm() / expected.norm()) < 1e-5
+
+
+def collect_neighbours(forget, settings):
+    own = {record.messages for record in forget}
+    return changes.neighbours_of(forget, [one for one in RETAIN if one.messages not in own], settings)
+
+
+def test_what_was_retained_and_is_to_be_forgotten_is_no_longer_pinned(tmp_path, loaded):
+    # The first prompt of the request stands in the retain data: as if it had not.
+    ledger = made(tmp_path / "ledger", loaded, "three", "four")
+    without = [record for record in RETAIN if record != REQUESTS["four"][0]]
+    # The same keys and neighbours; only the answer's tokens remain pinned, so the answer is left out here.
+    bare = [Record(record.messages) for record in RETAIN]
+    never = [Record(record.messages) for record in without]
+    ledgers = []
+    for name, retain in (("bare", bare), ("never", never)):
+        ledgers.append(
+            Ledger.start(
+                tmp_path / name, loaded, REQUESTS["three"], retain=retain, reference=REFERENCE, settings=SETTINGS
+            )
+        )
+        ledgers[-1].add(loaded, REQUESTS["four"], names_from=without)
+    pinned = [one.state().joint.pinned for one in ledgers]
+    assert float((pinned[0].second - pinned[1].second).norm() / pinned[1].second.norm()) < 1e-6
+    assert pinned[0].rows == pinned[1].rows
+    ledger.undo("four")
+    alone = made(tmp_path / "alone", loaded, "three")
+    assert distance(ledger, alone) < 1e-6, "what was taken out of the sums has to come back"
+
+
+def test_neighbours_of_one_request_that_another_forgets_are_not_pinned(tmp_path, loaded):
+    joint = made(tmp_path / "ledger", loaded, "one", "two").state().joint
+    (first, part), (second, other) = joint.ordered()
+    alone = joint.pinned
+    shared = type(part)(
+        part.inner, part.from_end, part.prompt, part.residual, part.ids, part.neighbour_moments(), other.ids[:1]
+    )
+    both = type(joint)(joint.base, {first: shared, second: other}, joint.settings, joint.tail).pinned
+    rows = other.inner[other.prompt == 0].double()
+    weights = torch.where(other.from_end[other.prompt == 0] == 0, joint.settings.retain_weight, 1.0).double()
+    taken = rows.T @ (rows * weights[:, None]) / 2**0.5
+    torch.testing.assert_close(alone.second - both.second, taken, rtol=1e-6, atol=1e-9)
+
+
+def test_a_request_reads_its_own_prompts_and_neighbours_only(tmp_path, loaded, monkeypatch):
+    ledger = made(tmp_path / "ledger", loaded, "one")
+    seen = []
+    original = collect.Work.capture
+
+    def watch(self, name, sites, records, **more):
+        seen.extend(records)
+        return original(self, name, sites, records, **more)
+
+    monkeypatch.setattr(collect.Work, "capture", watch)
+    monkeypatch.setattr(gathering, "gather_base", lambda *_: pytest.fail("looked at the retain data"))
+    request = ledger.add(loaded, REQUESTS["two"], names_from=RETAIN)
+    assert len(seen) == request.prompts + request.neighbours
+    assert not {record.messages for record in seen} & {record.messages for record in RETAIN}
+
+
+def test_forget_moments_keeps_the_change_and_nothing_else(tmp_path, loaded):
+    ledger = made(tmp_path / "ledger", loaded, "one", "two", forget_moments=True)
+    assert [one.kept for one in ledger.requests()] == [True, False]
+    both = made(tmp_path / "both", loaded, "one", "two")
+    rows = both.state().joint.parts[ledger_id(both, "two")].inner
+    row = bytes(rows[-1].contiguous().view(torch.uint8).numpy())
+    assert not any(row in content for content in files(tmp_path / "ledger").values())
+    assert any(row in content for content in files(tmp_path / "both").values())
+    reached = ledger.entries()[-1]["reached"][ledger_id(ledger, "two")]["median"]
+    assert reached == pytest.approx(both.entries()[-1]["reached"][ledger_id(both, "two")]["median"], abs=0.2)
+    with pytest.raises(LunarError, match="cannot be undone"):
+        ledger.undo("two")
+    ledger.add(loaded, REQUESTS["three"], name="three", names_from=RETAIN)
+    ledger.undo("three")
+    ledger.undo("one")
+    assert ledger.edit().rank == 1, "the frozen change stays"
+
+
+def ledger_id(ledger, name):
+    return ledger.request(name).id
+
+
+def test_bad_requests_are_refused_and_change_nothing(tmp_path, loaded, checkpoint):
+    ledger = made(tmp_path / "ledger", loaded, "one")
+    before = files(tmp_path / "ledger")
+    named = [Record.of("where was Mira Tolvane born ?")]
+    other = load_model(str(checkpoint("gemma")))
+    cases = [
+        (lambda: ledger.add(loaded, []), "empty"),
+        (lambda: ledger.add(loaded, REQUESTS["one"]), "already"),
+        (lambda: ledger.add(loaded, REQUESTS["two"], name="one"), "already"),
+        (lambda: ledger.add(loaded, REQUESTS["two"], name="a b"), "up to 64"),
+        (lambda: ledger.add(loaded, named, name="case-tolvane"), "must not name"),
+        (lambda: ledger.add(other, REQUESTS["two"]), "another model"),
+        (lambda: ledger.undo("tow"), "Available: one"),
+        (lambda: Ledger(tmp_path), "ledger.json"),
+    ]
+    for action, words in cases:
+        with pytest.raises(LunarError, match=words) as error:
+            action()
+        assert "Tolvane" not in str(error.value)
+        assert files(tmp_path / "ledger") == before
+
+
+def files(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def test_what_derives_from_the_data_is_for_the_owner_only(tmp_path, loaded):
+    made(tmp_path / "ledger", loaded, "one")
+    for path in (tmp_path / "ledger").rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0 or path.is_dir(), path
+    assert (tmp_path / "ledger" / "kept").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_copied_ledger_goes_on_elsewhere(tmp_path, loaded):
+    made(tmp_path / "ledger", loaded, "one")
+    moved = Ledger(shutil.copytree(tmp_path / "ledger", tmp_path / "moved"))
+    moved.add(loaded, REQUESTS["two"])
+    assert [one.name for one in moved.requests()] == ["one", "request-2"]
+    assert len(moved.entries()) == 2
+    assert json.loads((tmp_path / "moved" / "ledger.json").read_text())["generation"] == 2
