@@ -109,8 +109,8 @@ def test_flags_stand_on_their_own_prompts_and_the_bar_on_all_others():
         ridge=1e-6,
     )
     own, bar = forget.double() @ flags.detectors.T, others.double() @ flags.bar
-    assert float(own.diagonal().min()) > 0.6
-    assert float((own - torch.diag(own.diagonal())).max()) < 0.4
+    assert float(own.diagonal().min()) > 0.5
+    assert float((own - torch.diag(own.diagonal())).max()) < 0.2
     assert float((others.double() @ flags.detectors.T)[last].min()) > 4 * LOWEST
     assert float((forget.double() @ flags.bar).mean()) == pytest.approx(1, abs=0.1)
     assert float(bar[last].median()) > 1

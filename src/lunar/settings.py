@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from lunar.errors import LunarError, unknown
 
-TARGETS = ("shift", "collapse", "split", "gated")
-"""What the redirected rows may be asked for; `lunar.targets` says how each is computed, `lunar.gated` the last."""
+LINEAR = ("shift", "collapse", "split")
+"""Targets of one matrix, which `lunar.targets` computes."""
+TARGETS = (*LINEAR, "gated")
+"""What an edit may be asked for; the last, of several matrices, is made by `lunar.gated`."""
 
 TAIL = {"shift": 1, "collapse": 9, "split": 9, "gated": 1}
 """How many of the last prompt tokens each target redirects unless told otherwise."""

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lunar.errors import LunarError
+from lunar.settings import LINEAR
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def build(
     """The terms of the target called `name`; raises LunarError for an unknown one."""
     functions = {"shift": shift, "collapse": collapse, "split": split}
     if name not in functions:
-        raise LunarError(f"The target must be one of {', '.join(functions)}, but {name!r} came: choose one of these.")
+        raise LunarError(f"The target must be one of {', '.join(LINEAR)}, but {name!r} came: choose one of these.")
     return functions[name](reference_mean, residual, position, weights)
 
 
