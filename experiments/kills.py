@@ -188,11 +188,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)  # a process that forks must have no other threads
     try:
         loaded = load_model(arguments.model, device="cpu")
+        with tempfile.TemporaryDirectory() as folder:
+            counts = run(loaded, Path(folder), arguments.kills, arguments.seed)
     except LunarError as error:
         print(error, file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory() as folder:
-        counts = run(loaded, Path(folder), arguments.kills, arguments.seed)
     for name, count in sorted(counts.items()):
         print(f"{name:20s} {count}")
     print(f"{counts.total()} kills, and every ledger opened, verified and went on")
