@@ -110,13 +110,21 @@ class Work:
         return sum(len(sequence.tokens) for sequence in self.encode("questions", records, with_answer=True))
 
     def capture(
-        self, name: str, sites: Sequence[Site], records: Sequence[Record], *, with_answer: bool
+        self,
+        name: str,
+        sites: Sequence[Site],
+        records: Sequence[Record],
+        *,
+        with_answer: bool,
+        last_only: bool = False,
     ) -> Iterator[dict[int, Captured]]:
         """`lunar.activations.capture_layers` of a record set, in main memory."""
         sequences = self.encode(name, records, with_answer=with_answer)
         padding = self.loaded.tokenizer.pad_token_id or 0
         report = self.reporter(name, len(sequences))
-        for batch in capture_layers(self.loaded.model, sites, sequences, pad_token_id=padding, progress=report):
+        for batch in capture_layers(
+            self.loaded.model, sites, sequences, last_only=last_only, pad_token_id=padding, progress=report
+        ):
             yield {layer: rows.cpu() for layer, rows in batch.items()}
 
 
@@ -179,13 +187,21 @@ def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings, *
     return found
 
 
-def edit_of(loaded: LoadedModel, site: Site, solution: Solution, settings: dict[str, object], strength: float) -> Edit:
-    """A solution as an edit of the model's matrix, multiplied by the strength."""
+def edit_of(
+    loaded: LoadedModel,
+    site: Site,
+    solution: Solution,
+    settings: dict[str, object],
+    strength: float,
+    behind: Edit | None = None,
+) -> Edit:
+    """A solution as an edit of the model's matrix, multiplied by the strength; `behind` is added to it as it is."""
     weight = site.module(loaded.model).weight
     if not isinstance(weight, Tensor):
         raise LunarError(f"{site.module_name} was expected to have a weight matrix, but it has none.")
     factors = Factors.of(site.module_name, solution, site.transposed, fingerprint(weight))
-    return Edit((factors,), settings).scaled(strength)
+    edit = Edit((factors,), settings).scaled(strength)
+    return edit if behind is None else Edit((*edit.factors, *behind.factors), settings)
 
 
 def pinned_weights(from_end: Tensor, sequence: Tensor, retain_weight: float, thin: int) -> Tensor:

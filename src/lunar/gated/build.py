@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lunar.activations import capture_layers, join
+from lunar.activations import join
 from lunar.collect import Problem, Sets, Work, edit_of
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
@@ -50,8 +50,7 @@ class Gated:
 
     def edit(self, loaded: LoadedModel, site: Site, settings: dict[str, object]) -> Edit:
         """Both together."""
-        flags = edit_of(loaded, site, self.solution, {}, 1.0)
-        return Edit((*flags.factors, *self.behind.factors), settings)
+        return edit_of(loaded, site, self.solution, settings, 1.0, self.behind)
 
 
 def can_build(loaded: LoadedModel, site: Site) -> bool:
@@ -70,7 +69,7 @@ def build(work: Work, sets: Sets, problem: Problem, settings: Settings) -> Gated
         work: the model, with progress.
         sets: of the request.
         problem: the least squares at the site, with the last prompt tokens redirected.
-        settings: weights, ridge and strength are taken from here.
+        settings: the retain weight, by which the problem's sums were made, ridge and strength are taken from here.
 
     Raises LunarError where the next layer has no gated MLP, or the flags of forget prompts do not stand out.
     """
@@ -156,16 +155,8 @@ def _answered(work: Work, records: Sequence[Record]) -> list[Record]:
 
 def _last(work: Work, name: str, reader: Reader, records: Sequence[Record]) -> tuple[Tensor, Tensor]:
     """[prompts, d] inputs of the next MLP and outputs of its layer, at the last prompt tokens."""
-    sequences = work.encode(name, records, with_answer=False)
-    batches = capture_layers(
-        work.loaded.model,
-        [reader.input_site],
-        sequences,
-        last_only=True,
-        pad_token_id=work.loaded.tokenizer.pad_token_id or 0,
-        progress=work.reporter(name, len(sequences)),
-    )
-    rows = join([batch[reader.site.layer].cpu() for batch in batches])
+    batches = work.capture(name, [reader.input_site], records, with_answer=False, last_only=True)
+    rows = join([batch[reader.site.layer] for batch in batches])
     return rows.inner, rows.residual
 
 

@@ -107,14 +107,14 @@ def find_flags(
         answer: which are answer tokens: of retain prompts, and of refusals of questions like the forget prompts.
         spread: second moment of the normalised residual that the next MLP reads.
         size: mean norm of the forget prompts' residuals.
-        given_weight: what last tokens and answers weigh in `pinned`.
+        given_weight: what last prompt tokens weigh in `pinned`.
         share: of all pinned rows before the last token, how many the sample holds; they weigh more for it.
         ridge: λ, relative to the mean of the diagonal.
     """
     rows, exact = inner.double(), others.double()
     count = int(channels.max()) + 1
     own = torch.nn.functional.one_hot(channels, count).bool()
-    # Pinned last tokens and answers are asked for 0 in `pinned`; here it is 0 at most.
+    # Last tokens are asked for just 0 in `pinned`; here it is 0 at most.
     sided = last | answer
     two_sided = pinned - given_weight * exact[last].T @ exact[last]
     detectors = _detectors(two_sided, rows, own, exact[sided], ridge)

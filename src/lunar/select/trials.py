@@ -77,8 +77,7 @@ class Candidate:
 
     def edit(self, loaded: LoadedModel, strength: float) -> Edit:
         """The change as an edit."""
-        edit = edit_of(loaded, self.site, self.solution, {}, strength)
-        return edit if self.behind is None else Edit((*edit.factors, *self.behind.factors))
+        return edit_of(loaded, self.site, self.solution, {}, strength, self.behind)
 
     def later(self, model: nn.Module) -> AbstractContextManager[None]:
         """Within the block, the later layers are changed."""
