@@ -290,7 +290,7 @@ def plot(found: Mapping[str, Sequence[Row]], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _listed(text: str) -> list[str]:
+def listed(text: str) -> list[str]:
     return [part for part in text.split(",") if part]
 
 
@@ -298,15 +298,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--facts", type=Path)
-    parser.add_argument("--architectures", default=["llama", "gemma", "qwen2"], type=_listed)
-    parser.add_argument("--scenarios", default=list(SCENARIOS), type=_listed)
-    parser.add_argument("--groups", default=list(GROUPS), type=_listed)
+    parser.add_argument("--architectures", default=["llama", "gemma", "qwen2"], type=listed)
+    parser.add_argument("--scenarios", default=list(SCENARIOS), type=listed)
+    parser.add_argument("--groups", default=list(GROUPS), type=listed)
     parser.add_argument("--requests", type=int, help="only the first so many of each scenario")
     parser.add_argument("--rows", type=Path, help="rows.json of earlier runs: not run again, and in the table")
     parser.add_argument("--validation-group", default="A_C2", help="for choosing settings; not reported")
     parser.add_argument("--methods", default="all")
     parser.add_argument(
-        "--retain-only", default=[], type=_listed, help="groups without which a control is trained as well"
+        "--retain-only", default=[], type=listed, help="groups without which a control is trained as well"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")

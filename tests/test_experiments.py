@@ -14,6 +14,7 @@ from lunar.tiny import train
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 import paper_table
 import pistol
+import robustness
 import sequence
 
 from lunar.records import Record
@@ -167,3 +168,28 @@ def test_the_sequence_measures_every_request_and_checks_order_and_undo(toy, caps
     assert results["checks"]["rank_after_undoing_all"] == 0
     assert (toy / "sequence" / "sequence.svg").read_text(encoding="utf-8").startswith("<?xml")
     assert "facts_unseen" in capsys.readouterr().out
+
+
+def test_robustness_attacks_every_target_once_and_draws_the_frontier(toy, monkeypatch, capsys):
+    paths = ["--data", str(toy / "data.json"), "--facts", str(toy / "facts.json"), "--output", str(toy / "out")]
+    chosen = ["--targets", "shift,gated", "--attacks", "scale", "--groups", "Abc", "--layer", "1"]
+    monkeypatch.setattr(sys, "argv", ["robustness.py", *paths, *chosen])
+    assert robustness.main() == 0
+    # No layer is behind layer 1 of two, so that a gated edit has no place and the cell says so.
+    assert "gated     failed: A gated edit was expected to have a layer behind" in capsys.readouterr().out
+    (path,) = (toy / "out" / "cells").glob("*-shift-*")
+    cell = json.loads(path.read_text(encoding="utf-8"))
+    table = (toy / "out" / "table.md").read_text(encoding="utf-8")
+    targets = [line.split(" | ")[0] for line in table.splitlines()[2:]]
+    assert targets == ["| shift", "| **shift**", "| gated", "| **gated**"]
+    forget, attacked = cell["scores"]["forget"]["rouge1"]["after"], cell["attacks"]["findings"][0]
+    assert f"| shift | Abc | {forget:.3f} |" in table
+    # All toy answers are the same, so that there is no wrong one for chance.
+    assert f" {attacked['forget']['value']:.3f} |" in table
+    assert (toy / "out" / "frontier.svg").exists()
+
+    def fail(*arguments):
+        raise AssertionError("a finished cell was run again")
+
+    monkeypatch.setattr(robustness, "cell", fail)
+    assert robustness.main() == 0
