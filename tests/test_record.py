@@ -31,6 +31,11 @@ def test_entries_come_back_and_each_holds_the_hash_of_the_one_before():
     assert all("suppresses" in entry["limits"] and entry["attacks"]["not_run"] for entry in entries)
 
 
+def test_an_entry_that_tells_of_attacks_keeps_them():
+    said = {"run": [{"attack": "skip"}], "not_run": []}
+    assert record.read_record(record.appended("", "attack", {"attacks": said}))[0]["attacks"] == said
+
+
 @pytest.mark.parametrize("how", ["changed", "removed", "swapped", "repeated", "inserted", "rehashed", "spaced"])
 def test_any_change_of_an_entry_shows(how):
     lines = text_of(5).splitlines()

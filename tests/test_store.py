@@ -1,5 +1,6 @@
 """A ledger folder is as before or after a change, wherever the change is cut off, and only one process changes it."""
 
+import contextlib
 import errno
 import json
 import multiprocessing
@@ -123,6 +124,34 @@ def test_a_full_disk_or_a_folder_without_the_right_to_write_is_one_sentence_and_
         if count[0] <= number:
             break
     assert number > 10
+
+
+def test_a_dropped_file_goes_with_the_change_wherever_it_is_cut_off(folder, tmp_path, monkeypatch):
+    with Store.locked(folder) as opened:
+        opened.commit({"text": "first"}, {"found.json": text_writer("{}")})
+    for number in range(100):
+        copy = shutil.copytree(folder, tmp_path / f"copy{number}")
+        with monkeypatch.context() as patch:
+            count = cut_at(patch, number)
+            with contextlib.suppress(Cut):
+                committed(copy, "second", dropped=("found.json",))
+        settle(copy)
+        assert (copy / "found.json").exists() == ("found.json" in Store.open(copy).files) == (seen(copy)[0] == "first")
+        committed(copy, "third", dropped=("found.json",))
+        assert not (copy / "found.json").exists()
+        if count[0] <= number:
+            break
+    assert number > 10
+
+
+def test_what_somebody_else_put_in_the_place_of_a_dropped_file_stays(folder):
+    with Store.locked(folder) as opened:
+        opened.commit({"text": "first"}, {"found.json": text_writer("{}")})
+    committed(folder, "second", dropped=("found.json",))
+    (folder / "found.json").write_text("mine")
+    settle(folder)
+    committed(folder, "third")
+    assert (folder / "found.json").read_text() == "mine"
 
 
 def test_the_second_process_is_refused_while_the_first_works(folder):

@@ -6,6 +6,7 @@
     lunar evaluate MODEL --edit DIR --forget FILE --retain FILE
     lunar ask MODEL --edit DIR "a question"
     lunar unlearn DIR --forget FILE             one more request; also lunar requests, undo, export and verify DIR
+    lunar attack DIR --forget FILE              try to bring it back
 
 Results go to standard output, progress and messages to standard error. Bad input is one sentence and exit code 2.
 """
@@ -18,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lunar import cli_requests
+from lunar import cli_attack, cli_requests
 from lunar.errors import LunarError
 from lunar.options import Device, Json, Quiet, print_json, stages
 from lunar.settings import Settings
@@ -41,6 +42,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 app.add_typer(cli_requests.commands)
+app.add_typer(cli_attack.commands)
 
 Model = Annotated[str, typer.Argument(help="A folder, a Hub id, or `tiny` (the embedded model).", show_default=False)]
 EditFolder = Annotated[Path | None, typer.Option("--edit", help="Output folder of `lunar unlearn`.")]

@@ -40,7 +40,7 @@ def add_files(
     """
     store = Store.open(ledger)
     records = read_records(forget, "forget")
-    pool = read_records(retain, "retain") if retain is not None else _names_from(ledger)
+    pool = read_records(retain, "retain") if retain is not None else names_from(ledger)
     if groups:
         records, _ = split_by_group(records, groups, "forget")
     shared = store.content["shared"]
@@ -151,7 +151,7 @@ def _undone(name: str, requests: Sequence[Any]) -> dict[str, Any]:
     return {"undone": name, "requests": [asdict(one) for one in requests]}
 
 
-def _names_from(ledger: Path) -> list[Record] | None:
+def names_from(ledger: Path) -> list[Record] | None:
     """The records of the file that the ledger was started with, for their names; None where it is not there as it was.
 
     Where groups of one file were forgotten it is this file, whose records are all but those of the request itself.

@@ -41,7 +41,7 @@ class Budget:
 
 
 BUDGETS = {
-    "quick": Budget(40, 32, 8, (1.0, 2.0), (30,), 8),
+    "quick": Budget(40, 16, 8, (1.0, 2.0), (30,), 8),
     "full": Budget(200, 64, 64, (0.5, 1.0, 2.0, 4.0), (10, 30, 100), 32),
 }
 
@@ -108,10 +108,10 @@ class Case:
             [record for record in self.forget if record.answer not in known],
         )
 
-    def report(self, stage: str, done: int) -> None:
+    def report(self, stage: str, done: int, total: int) -> None:
         """Pass progress on, where somebody listens."""
         if self.progress is not None:
-            self.progress(stage, done, 0)
+            self.progress(stage, done, total)
 
     def sites(self) -> list[Site]:
         """The unlearned model's layers, or as many as the budget allows, spread evenly with the last among them."""

@@ -19,6 +19,7 @@ from lunar.edit import Edit
 from lunar.errors import LunarError
 from lunar.evaluation import answer_records
 from lunar.metrics import Score, mean
+from lunar.metrics.refusal import is_refusal
 from lunar.metrics.rouge import rouge1
 from lunar.models import LoadedModel
 from lunar.progress import Progress
@@ -57,7 +58,7 @@ def run_attacks(
         reference: prompts that the original declines; None for the built-in ones.
         seed: for halves, samples and the order of batches.
         budget: "quick" or "full".
-        progress: called with the name of an attack and the variants done, of a number that is not known (0).
+        progress: called with "attacks" and how many are done, and with the name of an attack and its variants done.
 
     Raises LunarError for an unknown attack or budget, no forget records or some without answers, and a prompt that
     stands in both sets. What keeps a single attack from being carried out is reported in its finding.
@@ -68,7 +69,12 @@ def run_attacks(
     referred = reference_records("unverifiable") if reference is None else list(reference)
     case = Case(original, _model(original, unlearned), forget, retain, referred, size, seed, progress)
     runner = _Runner(case, control)
-    findings = sorted((runner.finding(one) for one in chosen), key=Finding.worth, reverse=True)
+    findings = []
+    for done, one in enumerate(chosen):
+        case.report("attacks", done, len(chosen))
+        findings.append(runner.finding(one))
+    case.report("attacks", len(chosen), len(chosen))
+    findings.sort(key=Finding.worth, reverse=True)
     left_out = tuple(name for name in ATTACKS if name not in {one.name for one in chosen})
     return Ladder(tuple(findings), left_out, budget, seed, len(runner.scored(False)), len(runner.retained))
 
@@ -106,7 +112,8 @@ class _Runner:
 
     def __init__(self, case: Case, control: LoadedModel | None) -> None:
         self.case, self.control = case, control
-        self.pool = [record for record in (*case.forget, *case.retain) if record.answer]
+        # Refusals are alike whatever was asked: among wrong answers they would make every refusal a success of chance.
+        self.pool = [one for one in (*case.forget, *case.retain) if one.answer and not is_refusal(one.answer)]
         self.retained = sample([one for one in case.retain if one.answer], case.budget.retain, f"{case.seed} retain")
         self._asked: dict[tuple[str, int], float | None] = {}
 
@@ -164,8 +171,10 @@ class _Runner:
         """
         records = self.scored(one.halves)
         worst: _Worst | None = None
-        for number, variant in enumerate(one.variants(case)):
-            case.report(one.name, number)
+        variants = list(one.variants(case))
+        stage = one.name if case is self.case else f"{one.name} on the control"
+        for number, variant in enumerate(variants):
+            case.report(stage, number, len(variants))
             try:
                 with variant.under() as attacked:
                     said = answers(attacked, records, case.seed)
@@ -182,7 +191,7 @@ class _Runner:
             found = _Worst(variant.settings, values, by_chance, retain, survives)
             tried.append(Trial(variant.settings, mean(values), retain))
             worst = found if worst is None else max(worst, found, key=_Worst.order)
-        case.report(one.name, len(tried))
+        case.report(stage, len(variants), len(variants) or 1)
         if worst is None:
             reasons = [trial.refused for trial in tried if trial.refused]
             raise LunarError(reasons[0] if reasons else f"The attack {one.name} has nothing to try on this case.")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lunar.method import Unlearned
     from lunar.settings import Settings
 
-REPORT_FILE = "report.json"
+REPORT_FILE, ATTACKS_FILE = "report.json", "attacks.json"
 
 
 def versions() -> dict[str, str]:

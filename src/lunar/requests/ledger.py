@@ -28,7 +28,7 @@ from lunar.models import LoadedModel
 from lunar.progress import Progress
 from lunar.prompts import default_retain_records
 from lunar.records import Record
-from lunar.report import new_folder, versions
+from lunar.report import ATTACKS_FILE, new_folder, versions
 from lunar.requests import changes
 from lunar.requests.changes import BASE_FILE
 from lunar.requests.parts import Base, Joint, Part
@@ -171,11 +171,16 @@ class Ledger:
         """Write a change. `files` are texts by fixed name (report.json), `entry` is added to the record's entry."""
         _commit(self._store, change, files or {}, entry or {})
 
-    def note(self, action: str, entry: Mapping[str, Any]) -> None:
-        """Add an entry to the record and nothing else."""
+    def note(self, action: str, entry: Mapping[str, Any], files: Mapping[str, str] | None = None) -> None:
+        """Add an entry to the record and change no request. `files` are texts by fixed name, written along with it."""
         text = appended(_record_text(self._store), action, {"versions": versions(), **entry})
         content = {**self._store.content, "record": _head(text)}
-        self._store.commit(content, {RECORD_FILE: text_writer(text)})
+        texts = {**(files or {}), RECORD_FILE: text}
+        self._store.commit(content, {name: text_writer(one) for name, one in texts.items()})
+
+    def text(self, name: str) -> str | None:
+        """A file of the ledger, after a look at its hash; None where the ledger has none of that name."""
+        return self._store.checked(name).read_text(encoding="utf-8") if name in self._store.files else None
 
     def faults(self) -> list[str]:
         """What is wrong with the folder's files and its record, in sentences; see `lunar.requests.checks`."""
@@ -207,7 +212,8 @@ def _commit(store: Store, change: Change, files: Mapping[str, str], entry: Mappi
         "requests": [asdict(one) for one in change.requests],
         "record": _head(text),
     }
-    store.commit(content, written, change.dropped)
+    # What attacks found holds for the edit that they were run on.
+    store.commit(content, written, (*change.dropped, ATTACKS_FILE))
 
 
 def _record_text(store: Store) -> str:

@@ -68,7 +68,10 @@ def entry_hash(entry: Mapping[str, Any]) -> str:
 
 
 def appended(text: str, action: str, content: Mapping[str, Any]) -> str:
-    """The record with one more entry, which is given its number, time, the tool's commit, the limits and hashes."""
+    """The record with one more entry, which is given its number, time, the tool's commit, the limits and hashes.
+
+    Content that says nothing of attacks is that of an action after which none was run.
+    """
     lines = text.splitlines()
     previous = json.loads(lines[-1])["hash"] if lines else FIRST
     entry = {
@@ -78,7 +81,7 @@ def appended(text: str, action: str, content: Mapping[str, Any]) -> str:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": git_commit(),
         **content,
-        "attacks": {"run": [], "not_run": list(ATTACKS)},
+        "attacks": content.get("attacks", {"run": [], "not_run": list(ATTACKS)}),
         "limits": LIMITS,
         "previous": previous,
     }

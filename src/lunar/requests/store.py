@@ -2,9 +2,9 @@
 
 The manifest `ledger.json` names every file with its size and SHA-256, and replacing it is the moment at which a change
 happens. What has a fixed name is first written as `.NAME.GENERATION` and takes its name after the manifest has been
-replaced; whoever opens the folder next finishes that if it was cut off. Kept files (`kept/…`) never change and are only
-added and, once no manifest names them, removed. Every file goes to a temporary name in its own folder, is flushed to
-the disk, and is renamed. Knows neither torch nor what the files say.
+replaced, and what a change drops is taken away then; whoever opens the folder next finishes that if it was cut off.
+Kept files (`kept/…`) never change and are only added and, once no manifest names them, removed. Every file goes to a
+temporary name in its own folder, is flushed to the disk, and is renamed. Knows neither torch nor what the files say.
 """
 
 from __future__ import annotations
@@ -51,12 +51,14 @@ class Store:
         content: what the manifest says, apart from format, generation and files; to be given to `commit` anew.
         generation: how many changes were made to the folder.
         files: relative name to {"sha256", "bytes"} of every file that belongs to this generation.
+        removed: the same of files with fixed names that this generation's change took away.
     """
 
     folder: Path
     content: dict[str, Any] = field(default_factory=dict)
     generation: int = 0
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    removed: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path | str) -> Store:
@@ -73,8 +75,10 @@ class Store:
             body.pop("sha256")
             if text != _manifest_text(body) or body["format"] != FORMAT:
                 raise ValueError("not what was written")
-            files = {str(name): dict(entry) for name, entry in body["files"].items()}
-            return cls(folder, dict(body["content"]), int(body["generation"]), files)
+            files, removed = (
+                {str(name): dict(entry) for name, entry in body.get(part, {}).items()} for part in ("files", "removed")
+            )
+            return cls(folder, dict(body["content"]), int(body["generation"]), files, removed)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise LunarError(
                 f"The manifest {folder / MANIFEST} is damaged or was changed: restore the folder from a copy."
@@ -126,7 +130,9 @@ class Store:
                 write_file(place, write)
                 following.files[name] = {"sha256": sha256(place), "bytes": place.stat().st_size}
             for name in dropped:
-                following.files.pop(name, None)
+                entry = following.files.pop(name, None)
+                if entry is not None and not name.startswith(f"{KEPT}/"):
+                    following.removed[name] = entry
             following._write_manifest()
         except BaseException as error:
             if not following._stands():
@@ -135,7 +141,8 @@ class Store:
                 raise
             if not isinstance(error, OSError):
                 raise
-        self.content, self.generation, self.files = following.content, following.generation, following.files
+        self.content, self.generation = following.content, following.generation
+        self.files, self.removed = following.files, following.removed
         # The change is made; what is left can be made up for by whoever opens the folder next.
         with contextlib.suppress(LunarError):
             self._settle()
@@ -162,6 +169,8 @@ class Store:
 
     def _write_manifest(self) -> None:
         body = {"format": FORMAT, "generation": self.generation, "content": self.content, "files": self.files}
+        if self.removed:
+            body["removed"] = self.removed
         write_file(self.folder / MANIFEST, text_writer(_manifest_text(body)))
 
     def _stands(self) -> bool:
@@ -174,6 +183,11 @@ class Store:
             now._settle()
         return now.generation == self.generation
 
+    def _left_over(self) -> list[Path]:
+        """Files that this generation's change took away and that are still there, byte for byte: no one else's."""
+        places = {self.folder / name: entry["sha256"] for name, entry in self.removed.items()}
+        return [place for place, hash in places.items() if place.is_file() and sha256(place) == hash]
+
     def _settle(self) -> None:
         """Give staged files their names, and remove what no manifest names and this module made."""
         try:
@@ -181,6 +195,8 @@ class Store:
                 staged = self._staged(name)
                 if not name.startswith(f"{KEPT}/") and staged.is_file():
                     os.replace(staged, self.folder / name)
+            for place in self._left_over():
+                place.unlink()
             for path in self.folder.iterdir():
                 match = _STAGED.fullmatch(path.name)
                 # A staged file of this generation is gone by now, so whatever is left belongs to none.
@@ -199,7 +215,7 @@ def settle(folder: Path) -> None:
     """Finish what a killed process left half done; where that cannot be done now, whoever writes next does it."""
     if is_ledger(folder):
         store = Store.open(folder)
-        if any(store._staged(name).is_file() for name in store.files):
+        if any(store._staged(name).is_file() for name in store.files) or store._left_over():
             with contextlib.suppress(LunarError), Store.locked(folder):
                 pass
 
