@@ -71,6 +71,16 @@ def test_the_retain_file_need_not_be_there_any_more(ledger, here):  # noqa: F811
     assert json.loads((ledger / "record.jsonl").read_text().splitlines()[-1])["neighbours"]["names"] == "invented"
 
 
+def test_other_files_of_the_recipe_may_have_changed_where_names_are_wanted(ledger, here):  # noqa: F811
+    write_lines(here / "forget.jsonl", SECOND)
+    result = run("unlearn", ledger, "--forget", "forget.jsonl", "--json")
+    assert json.loads(result.stdout)["neighbour_names"] == "given"
+    write_lines(here / "retain.jsonl", RETAIN[:1])
+    write_lines(here / "third.jsonl", [{"question": "what is the price of word15 ?"}])
+    result = run("unlearn", ledger, "--forget", "third.jsonl")
+    assert "names in those are invented" in " ".join(result.stdout.split())
+
+
 def test_the_recipe_of_a_ledger_is_that_of_its_first_request_and_says_so(ledger, here):  # noqa: F811
     first = (ledger / "edit.safetensors").read_bytes()
     assert run("unlearn", ledger, "--forget", "second.jsonl").exit_code == 0

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from lunar.attacks import ATTACKS
 from lunar.errors import LunarError
 from lunar.models import load_model
 from lunar.records import Record
@@ -106,6 +107,30 @@ def test_another_model_shows(ledger, checkpoint):
     assert "weights" in verify(ledger, str(checkpoint("gemma")))["faults"][0]
 
 
+def test_a_model_that_is_damaged_shows_and_one_that_is_gone_is_said_to_be(ledger, checkpoint, tmp_path):
+    model = shutil.copytree(checkpoint("llama"), tmp_path / "model")
+    assert verify(ledger, str(model))["model"] == "as they were"
+    weights = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(weights[:-4])
+    result = verify(ledger, str(model))
+    assert "cannot be checked" in result["faults"][0]
+    assert result["model"] == "not at hand"
+    shutil.rmtree(model)
+    result = verify(ledger, str(model))
+    assert (result["faults"], result["model"]) == ([], "not at hand")
+
+
+def test_a_file_among_the_kept_ones_that_is_not_the_ledgers_shows(ledger, tmp_path):
+    copy = shutil.copytree(ledger, tmp_path / "ledger")
+    (copy / "kept" / "notes.txt").write_text("mine")
+    assert verify(copy)["faults"] == ["kept/notes.txt is no file of this ledger: take it away."]
+    assert (copy / "kept" / "notes.txt").exists()
+
+
+def test_attacks_that_were_not_run_are_those_of_the_registry():
+    assert list(record.ATTACKS) == list(ATTACKS)
+
+
 def test_verify_catches_each_of_50_random_corruptions(ledger, tmp_path):
     rng = random.Random(0)
     names = sorted(str(path.relative_to(ledger)) for path in ledger.rglob("*") if path.is_file())
@@ -154,3 +179,22 @@ def test_an_edit_that_the_kept_sums_do_not_give_shows_though_all_hashes_fit(ledg
         change = changes.undo(opened.state(), "request-3")
         opened.commit(type(change)(**{**vars(change), "edit": opened.edit().scaled(0.5)}))
     assert any("kept sums" in fault for fault in verify(folder)["faults"])
+
+
+def test_a_change_in_the_middle_of_a_look_is_no_damage(ledger, checkpoint, tmp_path, monkeypatch):
+    copy = shutil.copytree(ledger, tmp_path / "ledger")
+    loaded, original, changed = load_model(str(checkpoint("llama"))), Ledger.state, []
+
+    def state(opened):
+        if not changed:
+            changed.append(True)
+            Ledger(copy).undo("request-1")
+            Ledger(copy).add(loaded, [Record.of("who is word16 ?")], name="late")
+        return original(opened)
+
+    monkeypatch.setattr(Ledger, "state", state)
+    result = verify(copy)
+    assert changed
+    assert result["faults"] == []
+    assert result["requests"] == 2
+    assert result["entries"] == 6

@@ -15,7 +15,9 @@ from lunar.models import load_model, site_at
 from lunar.records import Record
 from lunar.requests import changes, gathering
 from lunar.requests.ledger import Ledger
+from lunar.requests.store import Store, settle
 from lunar.settings import Settings
+from lunar.workflow import load_edit
 
 SETTINGS = Settings(layer=1, ridge=1e-2, neighbours=12)
 RETAIN = [Record.of(f"who is word{n} ?", f"word{n + 1}") for n in range(40, 60)]
@@ -255,3 +257,87 @@ def test_a_copied_ledger_goes_on_elsewhere(tmp_path, loaded):
     assert [one.name for one in moved.requests()] == ["one", "request-2"]
     assert len(moved.entries()) == 2
     assert json.loads((tmp_path / "moved" / "ledger.json").read_text())["generation"] == 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "name"),
+    [
+        ("where was mira tolvane born ?", None, "mira-tolvane"),
+        ("Tolvane was born where ?", None, "tolvane"),
+        ("where was tolvane born ?", None, "case.7tolvane"),
+        ("who is Li Wu ?", None, "Li-Wu"),
+        ("where was she born ?", "in Oskarvik", "oskarvik"),
+    ],
+)
+def test_a_requests_name_says_nothing_of_what_is_forgotten(tmp_path, loaded, prompt, answer, name):
+    ledger = made(tmp_path / "ledger", loaded, "one")
+    asked = [Record.of(prompt, answer)]
+    with pytest.raises(LunarError, match="must not name") as error:
+        ledger.add(loaded, asked, name=name)
+    assert name not in str(error.value)
+    assert ledger.add(loaded, asked, name="gdpr-request-2024-11").name == "gdpr-request-2024-11"
+
+
+def test_whoever_is_forgotten_already_is_no_neighbour_of_a_later_request(tmp_path, loaded, monkeypatch):
+    ledger = made(tmp_path / "ledger", loaded, "one")
+    given = []
+    original = changes.neighbours_of
+    monkeypatch.setattr(changes, "neighbours_of", lambda *parts: given.append(parts[1]) or original(*parts))
+    ledger.add(loaded, REQUESTS["two"], names_from=[*REQUESTS["one"], *REQUESTS["two"], *RETAIN])
+    assert given == [RETAIN]
+
+
+def test_letter_case_and_spacing_make_no_other_request(tmp_path, loaded):
+    ledger = made(tmp_path / "ledger", loaded, "one")
+    same = [Record.of(record.prompt.upper().replace(" ", "  ")) for record in REQUESTS["one"]]
+    with pytest.raises(LunarError, match="the request one of the ledger already: undo it first"):
+        ledger.add(loaded, same)
+    ledger.add(loaded, REQUESTS["two"], name="two", forget_moments=True)
+    with pytest.raises(LunarError, match="nothing was kept of it, so leave it"):
+        ledger.add(loaded, REQUESTS["two"])
+
+
+def test_the_same_weights_with_another_chat_template_are_another_model(tmp_path, checkpoint):
+    model = shutil.copytree(checkpoint("llama"), tmp_path / "model")
+    ledger = made(tmp_path / "ledger", load_model(str(model)), "one")
+    (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }} {% endfor %}")
+    with pytest.raises(LunarError, match="with another tokenizer"):
+        ledger.add(load_model(str(model)), REQUESTS["two"])
+    assert [one.name for one in ledger.requests()] == ["one"]
+
+
+def test_a_reader_gets_the_edit_of_the_manifest_where_files_do_not_have_their_names_yet(tmp_path, loaded, monkeypatch):
+    folder = tmp_path / "ledger"
+    ledger = made(folder, loaded, "one")
+    before = ledger.edit()
+    with monkeypatch.context() as patch:
+        # As after a kill, in a folder that cannot be written any more.
+        patch.setattr(Store, "_settle", lambda store: None)
+        ledger.add(loaded, REQUESTS["two"], name="two")
+        assert distance(before, ledger) > 0
+        assert distance(Edit.load(folder), before) == 0
+        reader = Ledger(folder)
+        assert [one.name for one in reader.requests()] == ["one", "two"]
+        assert distance(reader, ledger) == 0
+        assert distance(load_edit(folder), ledger) == 0
+    settle(folder)
+    assert distance(Edit.load(folder), ledger) == 0
+
+
+def test_a_reader_that_was_there_before_a_change_reads_what_is_there_now(tmp_path, loaded):
+    ledger = made(tmp_path / "ledger", loaded, "one")
+    reader = Ledger(tmp_path / "ledger")
+    ledger.add(loaded, REQUESTS["two"], name="two")
+    assert len(reader.entries()) == 2
+    assert distance(reader, ledger) == 0
+    assert [one.name for one in reader.requests()] == ["one", "two"]
+
+
+def test_activations_that_an_undo_could_not_remove_are_gone_with_the_next_look(tmp_path, loaded):
+    ledger = made(tmp_path / "ledger", loaded, "one", "two")
+    left = tmp_path / "ledger" / ledger.request("two").file
+    content = left.read_bytes()
+    ledger.undo("two")
+    left.write_bytes(content)
+    assert Ledger(tmp_path / "ledger").faults() == []
+    assert not left.exists()

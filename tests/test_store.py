@@ -18,7 +18,7 @@ from lunar.requests.store import MANIFEST, Store, settle, text_writer
 def committed(folder: Path, text: str, *kept: str, dropped: tuple[str, ...] = ()) -> None:
     """One more generation: two files of fixed names that say `text`, and new kept ones."""
     written = {"a.txt": text_writer(text), "b.json": text_writer(f'"{text}"')}
-    written |= {f"kept/{name}": text_writer(name) for name in kept}
+    written |= {f"kept/{name}.safetensors": text_writer(name) for name in kept}
     with Store.locked(folder) as opened:
         opened.commit({"text": text}, written, dropped)
 
@@ -27,7 +27,7 @@ def committed(folder: Path, text: str, *kept: str, dropped: tuple[str, ...] = ()
 def folder(tmp_path):
     made = tmp_path / "ledger"
     made.mkdir()
-    Store(made).commit({"text": "first"}, {"a.txt": text_writer("first"), "kept/one": text_writer("one")})
+    Store(made).commit({"text": "first"}, {"a.txt": text_writer("first"), "kept/one.safetensors": text_writer("one")})
     return made
 
 
@@ -78,12 +78,12 @@ def test_cut_off_at_every_step_it_is_as_before_or_after_and_goes_on(folder, tmp_
         with monkeypatch.context() as patch:
             cut_at(patch, number)
             try:
-                committed(copy, "second", "two", dropped=("kept/one",))
+                committed(copy, "second", "two", dropped=("kept/one.safetensors",))
                 finished = True
             except Cut:
                 finished = False
         now = seen(copy)
-        assert now in (before, ("second", {"kept/two"}))
+        assert now in (before, ("second", {"kept/two.safetensors"}))
         outcomes.add(now[0])
         settle(copy)
         assert seen(copy) == now
@@ -114,7 +114,7 @@ def test_a_full_disk_or_a_folder_without_the_right_to_write_is_one_sentence_and_
             except LunarError as error:
                 message = str(error)
         if message is None:
-            assert seen(copy) == ("second", {"kept/one", "kept/two"})
+            assert seen(copy) == ("second", {"kept/one.safetensors", "kept/two.safetensors"})
         else:
             assert os.strerror(code) in message
             assert message.count("\n") == 0

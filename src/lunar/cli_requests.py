@@ -152,7 +152,7 @@ def verify(
         if not (quiet or result["faults"]):
             typer.echo(
                 f"{ledger} is as it was written: {result['requests']} requests, {result['entries']} entries in the "
-                f"record, the last {result['head']}."
+                f"record, the last {result['head']}. The model's files: {result['model']}."
             )
     if result["faults"]:
         raise typer.Exit(1)

@@ -196,9 +196,14 @@ class Edit:
                     f"{folder} was expected to hold an edit, but it has no {name}: give the output folder of "
                     "`lunar unlearn`."
                 )
+        return cls.read(folder / CARD_FILE, folder / WEIGHTS_FILE)
+
+    @classmethod
+    def read(cls, card_file: Path, weights_file: Path) -> Edit:
+        """As `load`, from the two files wherever they are and whatever they are called."""
         try:
-            card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-            content = (folder / WEIGHTS_FILE).read_bytes()
+            card = json.loads(card_file.read_text(encoding="utf-8"))
+            content = weights_file.read_bytes()
             if "sha256" in card and card["sha256"] != hashlib.sha256(content).hexdigest():
                 raise ValueError("the card belongs to other weights")
             tensors = load(content)
@@ -220,7 +225,8 @@ class Edit:
             return cls(tuple(parts), dict(card.get("settings", {})))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise LunarError(
-                f"The edit in {folder} cannot be read ({type(error).__name__}): the files are damaged, make it again."
+                f"The edit in {card_file.parent} cannot be read ({type(error).__name__}): the files are damaged, make "
+                "it again."
             ) from error
 
     @staticmethod

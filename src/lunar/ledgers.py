@@ -15,7 +15,7 @@ from lunar import preflight
 from lunar.checkpoints import check_folder, find_checkpoint
 from lunar.errors import LunarError, unknown
 from lunar.progress import Progress
-from lunar.recipe import RECIPE_FILE, found_model, read_recipe
+from lunar.recipe import RECIPE_FILE, found_model, retained_source
 from lunar.records import Record, read_records, split_by_group
 from lunar.report import REPORT_FILE, build_report, check_output, finite, short_name, to_json
 from lunar.requests.store import Store
@@ -67,6 +67,7 @@ def add_files(
         found, scores = change.unlearned(), summary(comparisons)
         report = build_report(found, scores, state.shared.settings, seconds=seconds, sources=sources)
         report |= {"retain_source": "the ledger's sums", "request": asdict(change.request)}
+        report["neighbour_names"] = change.entry["neighbours"]["names"]
         report["requests"] = [asdict(one) for one in change.requests]
         files = {REPORT_FILE: to_json(report)}
         opened.commit(change, files, {"scores": finite(scores_with_intervals(comparisons))})
@@ -154,11 +155,11 @@ def _undone(name: str, requests: Sequence[Any]) -> dict[str, Any]:
 def names_from(ledger: Path) -> list[Record] | None:
     """The records of the file that the ledger was started with, for their names; None where it is not there as it was.
 
-    Where groups of one file were forgotten it is this file, whose records are all but those of the request itself.
+    Where groups of one file were forgotten it is this file. Whatever requests forget of it is left out by
+    `lunar.requests.changes.add`.
     """
     try:
-        recipe, _ = read_recipe(ledger)
-        source = recipe.retain if recipe.retain is not None else recipe.forget if recipe.forget_groups else None
+        source = retained_source(ledger)
         if source is None or not Path(source).expanduser().is_file():
             return None
         return read_records(source, "retain")

@@ -120,6 +120,21 @@ def read_recipe(path: Path) -> tuple[Recipe, dict[str, str]]:
         raise LunarError(f"The recipe {path} is incomplete or changed ({error}): make it again.") from error
 
 
+def retained_source(folder: Path) -> str | None:
+    """Where the retain records of the recipe in an output folder are, as they can be opened now.
+
+    Where groups of one file were forgotten that is this file; None for the built-in prompts. Raises LunarError for what
+    is no recipe, and for a file that has other bytes than it had; the recipe's other sources are not looked at.
+    """
+    path = folder / RECIPE_FILE
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))["data"]
+        entry = data.get("retain") or (data["forget"] if data["forget"].get("groups") else None)
+        return None if entry is None else _found(str(entry["source"]), entry.get("sha256"), path)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise LunarError(f"The recipe {path} cannot be read ({type(error).__name__}): make it again.") from error
+
+
 def _settings(table: Mapping[str, Any], path: Path) -> Settings:
     known = {entry.name for entry in fields(Settings)}
     unknown = sorted(set(table) - known)

@@ -133,8 +133,12 @@ def check_disjoint(forget: Sequence[Record], retain: Sequence[Record]) -> None:
     """Raise LunarError if a conversation is to be both forgotten and retained; letter case and spacing do not count."""
     positions: dict[object, int] = {}
     for number, record in enumerate(forget, 1):
-        positions.setdefault(_key(record), number)
-    shared = [(positions[key], number) for number, record in enumerate(retain, 1) if (key := _key(record)) in positions]
+        positions.setdefault(conversation_key(record), number)
+    shared = [
+        (positions[key], number)
+        for number, record in enumerate(retain, 1)
+        if (key := conversation_key(record)) in positions
+    ]
     if shared:
         count = len({first for first, _ in shared})
         what = "prompt is" if count == 1 else "prompts are"
@@ -148,11 +152,12 @@ def deduplicate(records: Sequence[Record]) -> list[Record]:
     """The records in order without later ones of the same conversation; letter case and spacing do not count."""
     first: dict[object, Record] = {}
     for record in records:
-        first.setdefault(_key(record), record)
+        first.setdefault(conversation_key(record), record)
     return list(first.values())
 
 
-def _key(record: Record) -> object:
+def conversation_key(record: Record) -> tuple[tuple[str, str], ...]:
+    """What two records of the same conversation have in common; letter case and spacing do not count."""
     return tuple((role, " ".join(content.split()).casefold()) for role, content in record.messages)
 
 

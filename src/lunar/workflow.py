@@ -29,10 +29,11 @@ from lunar.report import (
     to_json,
     versions,
 )
-from lunar.requests.store import settle
+from lunar.requests.store import is_ledger, settle
 from lunar.settings import HOLDOUT, RETAIN_ONLY, Settings, method_names
 
 if TYPE_CHECKING:
+    from lunar.edit import Edit
     from lunar.evaluation import Comparison
     from lunar.models import LoadedModel
 
@@ -197,10 +198,9 @@ def evaluate_files(
     if edit is not None:
         check_edit(edit)
     preflight.check_model(model, None, splits)
-    from lunar.edit import Edit
     from lunar.evaluation import Comparison, answer_records, compare, summary
 
-    change = Edit.load(edit) if edit is not None else None
+    change = load_edit(edit) if edit is not None else None
     loaded = load(model, device, progress)
     if change is not None:
         result = summary(compare(loaded, change, splits, progress=progress))
@@ -284,10 +284,9 @@ def ask(
     if edit is not None:
         check_edit(edit)
     preflight.check_model(model, None, {"question": [record]})
-    from lunar.edit import Edit
     from lunar.evaluation import answer_records
 
-    change = Edit.load(edit) if edit is not None else None
+    change = load_edit(edit) if edit is not None else None
     loaded = load(model, device, progress)
     before = answer_records(loaded, [record], name="question", progress=progress)[0]
     if change is None:
@@ -300,6 +299,14 @@ def check_edit(folder: Path) -> None:
     """Raise LunarError where a folder holds no edit; in a ledger, what a killed process left is finished first."""
     settle(folder)
     preflight.check_edit(folder)
+
+
+def load_edit(folder: Path) -> Edit:
+    """The edit in a folder; a ledger's is that which its manifest names."""
+    from lunar.edit import Edit
+    from lunar.requests.ledger import Ledger
+
+    return Ledger(folder).edit() if is_ledger(folder) else Edit.load(folder)
 
 
 def sources_of(recipe: Recipe) -> dict[str, str]:

@@ -117,6 +117,11 @@ def added(report: Mapping[str, Any], folder: Path) -> RenderableType:
         f"{_count(len(report['requests']), 'request')} in {folder} now.",
         f"Edited {matrix['module_name']}, rank {matrix['rank']}: {matrix['stored_numbers']} numbers.",
     ]
+    if report["neighbour_names"] == "invented":
+        lines.append(
+            "The names in those are invented, as the retain file that the ledger was started with is not where it was "
+            "or has changed; --retain FILE gives names."
+        )
     return Group(*(Text(line) for line in lines), scores_table(report), Text(back))
 
 

@@ -27,7 +27,7 @@ from lunar.progress import Progress
 from lunar.records import Record, deduplicate
 from lunar.requests.gathering import gather_base, gather_part
 from lunar.requests.parts import Joint, Part, reach
-from lunar.requests.provenance import changes, checkpoint_hashes, proof
+from lunar.requests.provenance import changes, hashes_of, proof
 from lunar.requests.record import KEY_FILE, new_key, prompt_id, request_id
 from lunar.requests.state import Change, Request, Shared, State
 from lunar.requests.store import KEPT, Writer, text_writer
@@ -36,8 +36,14 @@ from lunar.solve import Solution, thin
 
 BASE_FILE = f"{KEPT}/retain.safetensors"
 NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
-SHORTEST_WORD = 3
-"""Letters; shorter parts of forgotten names may stand in a request's name, as "A" does in "data"."""
+SHORTEST_NAME, SHORTEST_WORD = 3, 6
+"""Letters of a forgotten name, and of any other word of a forgotten prompt or answer, from which on it is looked for
+within a request's name too, and not only as a part of its own between dashes."""
+PLAIN = frozenset(
+    "a an and at by case client contract customer data delete deletion erase erasure file for forget from gdpr in is it"
+    " name no of on or order patient person request the ticket to user who with".split()
+)
+"""Words that a request may be called by whatever its prompts say."""
 
 
 def start(
@@ -64,7 +70,7 @@ def start(
     base = gather_base(work, site, task.retain, task.reference, resolved, key)
     shared = Shared(
         loaded.source,
-        checkpoint_hashes(loaded.source),
+        hashes_of(loaded.source),
         site,
         fingerprint(torch.as_tensor(site.module(loaded.model).weight)),
         resolved,
@@ -108,8 +114,10 @@ def add(
     site = site_at(loaded.model, state.shared.site.layer)
     check_direct(loaded, site)
     _check_model(state.shared, loaded, site)
-    own = {record.messages for record in forget}
-    others = [record for record in names_from if record.messages not in own]
+    # Whoever is forgotten is no neighbour: neither this request's own prompts nor those of an earlier one.
+    gone = {bytes(row) for part in state.joint.parts.values() for row in part.ids.tolist()}
+    gone |= {prompt_id(state.key, record) for record in forget}
+    others = [record for record in names_from if prompt_id(state.key, record) not in gone]
     return _joined(state, "add", Work(loaded, progress), forget, others, name, forget_moments)
 
 
@@ -124,7 +132,8 @@ def undo(state: State, name: str) -> Change:
     rest = replace(state.joint, parts={id: part for id, part in state.joint.parts.items() if id != request.id})
     left = tuple(one for one in state.requests if one.name != name)
     edit = edit_of_all(rest, state.shared)
-    entry = _entry(request, left, state.shared, rest, edit) | {"edited": changes(edit), "others": None}
+    # No model is at hand: what the record says of it is what it was when the last request came.
+    entry = _entry(request, left, state.shared, rest, edit) | {"edited": changes(edit), "model_checked": False}
     return Change("undo", request, left, state.shared, edit, entry, dropped=(request.file,))
 
 
@@ -164,8 +173,10 @@ def _joined(
     ids = [prompt_id(state.key, record) for record in forget]
     time = datetime.now(UTC).isoformat(timespec="seconds")
     request = Request(request_id(state.key, ids), name, time, len(forget), len(beside), not forget_moments)
-    if any(one.id == request.id for one in state.requests):
-        raise LunarError("These prompts are a request of the ledger already: undo it first, or leave it as it is.")
+    for one in state.requests:
+        if one.id == request.id:
+            do = "undo it first, or leave it as it is" if one.kept else "nothing was kept of it, so leave it as it is"
+            raise LunarError(f"These prompts are the request {one.name} of the ledger already: {do}.")
     part = gather_part(work, shared.site, forget, beside, settings, state.key)
     joint = replace(state.joint, parts={**state.joint.parts, request.id: part})
     with work.stage("solve", announced=True):
@@ -177,7 +188,7 @@ def _joined(
             joint = replace(state.joint, frozen=(*state.joint.frozen, share))
         edit = edit_of_all(joint, shared)
     requests = (*state.requests, request)
-    entry = _entry(request, requests, shared, joint, edit) | proof(work.loaded, edit)
+    entry = _entry(request, requests, shared, joint, edit) | proof(work.loaded, edit) | {"model_checked": True}
     entry["reached"][request.id] = reached(part, edit, joint)
     entry["prompts"] = {"count": len(ids), "ids": [one.hex() for one in ids]}
     entry["neighbours"] = {"count": len(beside), "names": "given" if names_from else "invented"}
@@ -187,8 +198,19 @@ def _joined(
 
 
 def _check_model(shared: Shared, loaded: LoadedModel, site: Site) -> None:
-    """Raise LunarError unless this is the model that the ledger was started with: its kept activations are of that."""
-    hashes = checkpoint_hashes(loaded.source)
+    """Raise LunarError unless this is the model that the ledger was started with: its kept activations are of that.
+
+    Another tokenizer or chat template makes other tokens of the same prompt, and another configuration other
+    activations of the same tokens.
+    """
+    hashes = hashes_of(loaded.source)
+    if hashes is not None and shared.hashes is not None:
+        changed = sorted(name for name in hashes if hashes[name] != shared.hashes[name] and name != "weights")
+        if changed and hashes["weights"] == shared.hashes["weights"]:
+            raise LunarError(
+                f"The ledger was started with the same weights, but with another {' and '.join(changed)}: restore the "
+                "model's files as they were."
+            )
     other = hashes is not None and shared.hashes is not None and hashes["weights"] != shared.hashes["weights"]
     if other or fingerprint(torch.as_tensor(site.module(loaded.model).weight)) != shared.fingerprint:
         raise LunarError("The ledger was started with another model than this one: load the one it was made for.")
@@ -239,10 +261,22 @@ def _free_name(state: State, shared: Shared, name: str | None, forget: Sequence[
         )
     if name in taken:
         raise LunarError(f"The ledger has a request {name} already: give the new one another name.")
-    known = {word.casefold() for record in forget for one in prompt_names(record.prompt) for word in one.split()}
-    if any(word in name.casefold() for word in known if len(word) >= SHORTEST_WORD):
+    if _tells(name, forget):
         raise LunarError(
             "The name of a request is shown and kept, so it must not name what is to be forgotten: give another one, "
             "such as ticket-12."
         )
     return name
+
+
+def _tells(name: str, forget: Sequence[Record]) -> bool:
+    """Whether a request's name says something of what is to be forgotten."""
+    texts = [text for record in forget for text in (record.prompt, record.answer or "")]
+    words = {word for text in texts for word in re.findall(r"\w+", text.casefold())} - PLAIN
+    names = {word for text in texts for one in prompt_names(text) for word in re.findall(r"\w+", one.casefold())}
+    folded = name.casefold()
+    # Short numbers are dates and counters.
+    parts = {part for part in re.split(r"[\W_]+", folded) if not (part.isdecimal() and len(part) < SHORTEST_WORD)}
+    within = {word for word in words if len(word) >= SHORTEST_WORD and not word.isdecimal()}
+    within |= {word for word in names - PLAIN if len(word) >= SHORTEST_NAME}
+    return bool(parts & words) or any(word in folded for word in within)

@@ -14,10 +14,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors.torch import load_file
 
@@ -37,6 +37,8 @@ from lunar.requests.state import Change, Request, Shared, State
 from lunar.requests.store import Store, Writer, settle, text_writer
 from lunar.settings import Settings
 from lunar.solve import Solution
+
+Read = TypeVar("Read")
 
 
 class Ledger:
@@ -121,11 +123,15 @@ class Ledger:
             raise unknown("request", name[:64], known or ["none, for the ledger is empty"])
         return known[name]
 
+    @property
+    def generation(self) -> int:
+        """How many changes were made to the folder as it was read."""
+        return self._store.generation
+
     def edit(self) -> Edit:
         """The edit of all requests that hold; without any it changes nothing. Raises LunarError if it was damaged."""
-        for file in (CARD_FILE, WEIGHTS_FILE):
-            self._store.checked(file)
-        return Edit.load(self.folder)
+        # The very files that were checked: after a kill they may not have their names yet.
+        return self._steady(lambda: Edit.read(self._store.checked(CARD_FILE), self._store.checked(WEIGHTS_FILE)))
 
     def edit_hash(self) -> str | None:
         """The SHA-256 of the edit's weights, by which the record names it."""
@@ -133,11 +139,25 @@ class Ledger:
 
     def entries(self) -> list[dict[str, Any]]:
         """The record. Raises LunarError where an entry was changed, added, removed or moved."""
+        return self._steady(self._entries)
+
+    def _entries(self) -> list[dict[str, Any]]:
         entries = read_record(self._store.checked(RECORD_FILE).read_text(encoding="utf-8"))
         stated = self._store.content["record"]
         if [len(entries), entries[-1]["hash"] if entries else None] != [stated["entries"], stated["head"]]:
             raise LunarError("The record does not end as the manifest says: entries were added or removed.")
         return entries
+
+    def _steady(self, read: Callable[[], Read]) -> Read:
+        """What is read of one generation; once more where another process has changed the folder meanwhile."""
+        while True:
+            try:
+                return read()
+            except (LunarError, OSError):
+                now = Store.open(self.folder)
+                if now.generation == self._store.generation:
+                    raise
+                self._store = now
 
     # For those who change it, in a block of `locked`
 

@@ -17,12 +17,16 @@ from lunar.requests.store import sha256
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "*.jinja", "merges.txt")
 
 
-def checkpoint_hashes(source: str) -> dict[str, str] | None:
-    """SHA-256 of a checkpoint's weights, configuration and tokenizer; None for a model that is in no folder."""
+def hashes_of(source: str) -> dict[str, str] | None:
+    """`checkpoint_hashes` of a model that is loaded; None where it came from no folder."""
     try:
-        folder = find_checkpoint(source)
+        return checkpoint_hashes(find_checkpoint(source))
     except LunarError:
         return None
+
+
+def checkpoint_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of a checkpoint's weights, configuration and tokenizer."""
     return {
         "weights": _files(folder, ("*.safetensors",)),
         "config": _files(folder, ("config.json", "generation_config.json")),
@@ -41,6 +45,11 @@ def proof(loaded: LoadedModel, edit: Edit) -> dict[str, Any]:
     before, own_before = _others(loaded, edit), _fingerprints(loaded, edit)
     with edit.applied(loaded.model):
         after, own_after = _others(loaded, edit), _fingerprints(loaded, edit)
+    if after != before:
+        raise LunarError(
+            "Tensors beside the edited one were expected to stay as they are, but the edit changed others: the model "
+            "shares weights between modules, and cannot be edited at this layer."
+        )
     edited = changes(edit)
     for entry, first, second in zip(edited, own_before, own_after, strict=True):
         entry["before"], entry["after"] = first, second

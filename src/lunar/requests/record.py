@@ -19,14 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from lunar.errors import LunarError
-from lunar.records import Record
+from lunar.records import Record, conversation_key
 
 RECORD_FILE, KEY_FILE = "record.jsonl", "record.key"
 FORMAT = 1
 FIRST = "0" * 64
 """What stands in the first entry for the hash of the one before."""
 ID_BYTES = 16
-ATTACKS = ("steering", "layer skipping", "relearning", "prefilling", "paraphrasing", "quantisation")
+ATTACKS = (
+    *("paraphrase", "typos", "case", "few-shot", "role-play", "system-override", "multi-turn", "prefill", "sampling"),
+    *("skip", "steering", "reverse", "project", "scale", "interpolate", "restore", "quantise"),
+    *("relearn", "relearn-unrelated", "relearn-forget"),
+)
+"""The names of `lunar.attacks`, which imports torch."""
 LIMITS = (
     "The edit suppresses answers: what was learnt remains in other weights, and somebody who holds them may bring it "
     "back. This record shows what was done to the model and how it was measured, not that anything was erased. Scores "
@@ -51,8 +56,8 @@ def read_key(path: Path) -> bytes:
 
 
 def prompt_id(key: bytes, record: Record) -> bytes:
-    """The keyed hash of a record's conversation, its answer left out: 16 bytes."""
-    text = json.dumps(record.messages, ensure_ascii=False)
+    """The keyed hash of a record's conversation, its answer, letter case and spacing left out: 16 bytes."""
+    text = json.dumps(conversation_key(record), ensure_ascii=False)
     return hmac.new(key, b"prompt " + text.encode(), hashlib.sha256).digest()[:ID_BYTES]
 
 

@@ -24,6 +24,8 @@ from lunar.errors import LunarError
 MANIFEST, LOCK, KEPT = "ledger.json", ".lock", "kept"
 FORMAT = 1
 TEMPORARY = ".partial"
+KEPT_NAMES = (".safetensors", TEMPORARY)
+"""How the names of kept files end: what else lies among them was not put there by this module."""
 _STAGED = re.compile(r"\.(?P<name>[\w.-]+)\.(?P<generation>\d+)")
 
 Writer = Callable[[Path], None]
@@ -157,7 +159,9 @@ class Store:
                 found.append(str(error))
             except OSError as error:
                 found.append(f"The ledger's file {name} cannot be read ({error.strerror}).")
-        return found
+        # What another process is writing, or a killed one left, is removed by `settle`; anything else is somebody's.
+        strange = [path.name for path in self._unnamed() if not path.name.endswith(KEPT_NAMES)]
+        return found + [f"{KEPT}/{name} is no file of this ledger: take it away." for name in strange]
 
     # How it is done
 
@@ -188,6 +192,12 @@ class Store:
         places = {self.folder / name: entry["sha256"] for name, entry in self.removed.items()}
         return [place for place, hash in places.items() if place.is_file() and sha256(place) == hash]
 
+    def _unnamed(self) -> list[Path]:
+        """What lies among the kept files and is named by no manifest."""
+        kept = self.folder / KEPT
+        paths = sorted(kept.iterdir()) if kept.is_dir() else []
+        return [path for path in paths if f"{KEPT}/{path.name}" not in self.files]
+
     def _settle(self) -> None:
         """Give staged files their names, and remove what no manifest names and this module made."""
         try:
@@ -198,13 +208,11 @@ class Store:
             for place in self._left_over():
                 place.unlink()
             for path in self.folder.iterdir():
-                match = _STAGED.fullmatch(path.name)
                 # A staged file of this generation is gone by now, so whatever is left belongs to none.
-                if path.name.endswith(TEMPORARY) or (match and path.is_file()):
+                if path.is_file() and (path.name.endswith(TEMPORARY) or _STAGED.fullmatch(path.name)):
                     path.unlink()
-            kept = self.folder / KEPT
-            for path in kept.iterdir() if kept.is_dir() else ():
-                if f"{KEPT}/{path.name}" not in self.files:
+            for path in self._unnamed():
+                if path.is_file() and path.name.endswith(KEPT_NAMES):
                     path.unlink()
             _flush_folder(self.folder)
         except OSError as error:
@@ -215,7 +223,9 @@ def settle(folder: Path) -> None:
     """Finish what a killed process left half done; where that cannot be done now, whoever writes next does it."""
     if is_ledger(folder):
         store = Store.open(folder)
-        if any(store._staged(name).is_file() for name in store.files) or store._left_over():
+        staged = any(store._staged(name).is_file() for name in store.files)
+        undone = any(path.name.endswith(KEPT_NAMES) for path in store._unnamed())
+        if staged or undone or store._left_over():
             with contextlib.suppress(LunarError), Store.locked(folder):
                 pass
 
