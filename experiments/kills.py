@@ -9,6 +9,7 @@ each, the ledger has to open, to verify, to be as before or as after the action,
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import random
 import shutil
@@ -25,6 +26,7 @@ from typing import Any
 import torch
 
 from lunar.checkpoints import find_checkpoint
+from lunar.edit import WEIGHTS_FILE
 from lunar.errors import LunarError
 from lunar.export.ledger import export_adapter, export_merged
 from lunar.models import LoadedModel, load_model
@@ -129,7 +131,8 @@ def _kill_at(number: int) -> None:
 def state(folder: Path) -> tuple[Any, ...]:
     """What a ledger holds, as a reader sees it."""
     ledger = Ledger(folder)
-    return tuple(one.id for one in ledger.requests()), ledger.edit_hash(), len(ledger.entries())
+    edit = ledger.edit().files()[WEIGHTS_FILE]
+    return tuple(one.id for one in ledger.requests()), hashlib.sha256(edit).hexdigest(), len(ledger.entries())
 
 
 def run(loaded: LoadedModel, folder: Path, kills: int, seed: int, *, adapters: bool = True) -> Counter[str]:
