@@ -271,18 +271,16 @@ def test_groups_split_a_set_in_two() -> None:
 
 
 def test_mistakes_in_groups() -> None:
-    with pytest.raises(
-        LunarError, match=r"Unknown group 'a_b' in the forget data\. Did you mean A_B.*Available: A_B, A_C"
-    ):
+    with pytest.raises(LunarError, match=r"Unknown group 'a_b' in the forget data: its 2 groups .*\. Did you mean A_B"):
         split_by_group(EXPECTED, ["a_b"], "forget")
     with pytest.raises(LunarError, match=r"none of the 1 forget records.*`group`"):
         split_by_group([Record.of(SECRET)], ["A_B"], "forget")
     with pytest.raises(LunarError, match="at least one group"):
         split_by_group(EXPECTED, [], "forget")
     many = [Record.of("Q", group=f"g{number:02}") for number in range(30)]
-    with pytest.raises(LunarError, match="g19 and 10 more") as caught:
+    with pytest.raises(LunarError, match="its 30 groups") as caught:
         split_by_group(many, ["nothing like it"], "forget")
-    assert "Did you mean" not in str(caught.value)
+    assert not re.search("Did you mean|g[0-9]", str(caught.value))
 
 
 def test_overlap_is_refused_whatever_case_and_spacing() -> None:

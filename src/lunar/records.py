@@ -116,14 +116,13 @@ def split_by_group(records: Sequence[Record], groups: Sequence[str], name: str) 
             f"Cannot select groups: none of the {len(records)} {name} records has one; give each record an `edge` or"
             " `group` field, or leave the groups out."
         )
-    listed = ", ".join(available[:20]) + (f" and {len(available) - 20} more" if len(available) > 20 else "")
+    # Groups may be named after people, so the others are not listed.
+    known = f"its {len(available)} groups are in the `edge` or `group` field of the records"
     if not wanted:
-        raise LunarError(f"Expected at least one group of the {name} data, got none: choose from {listed}.")
+        raise LunarError(f"Expected at least one group of the {name} data, got none: {known}.")
     for group in wanted:
         if group not in available:
-            raise LunarError(
-                f"Unknown group '{group}' in the {name} data.{_did_you_mean(group, available)} Available: {listed}."
-            )
+            raise LunarError(f"Unknown group '{group}' in the {name} data: {known}.{_did_you_mean(group, available)}")
     chosen = set(wanted)
     forget = [record for record in records if record.group in chosen]
     return forget, [record for record in records if record.group not in chosen]
