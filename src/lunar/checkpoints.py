@@ -95,7 +95,7 @@ def check_folder(folder: Path, source: str, trust_remote_code: bool) -> None:
         raise LunarError(f"The folder of {source} cannot be loaded as a model: it {fault}.")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LunarError(f"The config.json of {source} cannot be read as JSON ({reason(error)}).") from error
     if not isinstance(config, dict) or not config.get("model_type"):
         raise LunarError(f"The config.json of {source} does not describe a model: it has no model_type.")
