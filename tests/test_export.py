@@ -19,6 +19,7 @@ from lunar.export.adapter import RANKS, adapter_files, compressed, write_adapter
 from lunar.export.effect import adapter_effect, merged_effect
 from lunar.export.merged import merged_faults, write_merged
 from lunar.models import find_sites, load_model
+from lunar.requests.ledger import Ledger
 from lunar.solve import Solution
 
 ARCHITECTURES = ("llama", "qwen2", "gemma", "mistral", "gpt2")
@@ -273,6 +274,8 @@ def test_a_ledger_is_exported_and_its_record_and_verify_say_so(here, tmp_path, t
     for arguments, words in (
         (("export", "edit"), "--adapter"),
         (("export", "edit", "--adapter", "adapter"), "not empty"),
+        (("export", "edit", "--adapter", "new", "--merged", "new"), "a folder of its own"),
+        (("export", "edit", "--merged", "edit/kept/new"), "outside the ledger"),
         (("export", source, "--adapter", "new"), "ledger.json"),
     ):
         refused = run(*arguments)
@@ -283,6 +286,34 @@ def test_a_ledger_is_exported_and_its_record_and_verify_say_so(here, tmp_path, t
     assert (refused.exit_code, "no request" in refused.stderr) == (2, True)
     left = {path for path in before if not path.startswith("edit/kept/") or "retain" in path}
     assert tree(here) == left | {"edit/.lock"}
+
+
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+def test_an_export_that_cannot_be_recorded_is_not_kept(here, monkeypatch, kind):  # noqa: F811
+    sharded("llama", here / "model")
+    assert unlearn(Path("model"), "--layer", 1).exit_code == 0
+    before = tree(here) | {"edit/.lock"}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lunar.requests.store.write_file", full)
+        refused = run("export", "edit", f"--{kind}", "new")
+    assert (refused.exit_code, "No space left" in refused.stderr) == (2, True)
+    assert tree(here) == before
+    # An interruption after the entry was written leaves the export that the record tells of.
+    note = Ledger.note
+
+    def interrupted(*arguments):
+        note(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "note", interrupted)
+        assert run("export", "edit", f"--{kind}", "new").exit_code != 0
+    assert Path("new").is_dir()
+    assert len(Ledger("edit").entries()) == 2
 
 
 def test_without_peft_an_adapter_is_refused_before_anything_is_written(here, monkeypatch):  # noqa: F811

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lunar.models import LoadedModel
 from lunar.report import new_folder
 from lunar.requests.ledger import Ledger
 from lunar.requests.parts import Joint
-from lunar.requests.store import sha256
+from lunar.requests.store import Store, sha256
 
 
 def export_adapter(ledger: Ledger, loaded: LoadedModel, output: Path) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def export_adapter(ledger: Ledger, loaded: LoadedModel, output: Path) -> dict[st
             "effect": asdict(effect),
             "files": _hashes(folder),
         }
-    ledger.note("export adapter", said)
+    _note(ledger, "export adapter", said, output)
     return said
 
 
@@ -54,8 +55,20 @@ def export_merged(ledger: Ledger, loaded: LoadedModel, source: Path, output: Pat
             raise LunarError(faults[0])
         effect = merged_effect(loaded, edit, folder).check("merged checkpoint")
         said = {"realised": realised, "effect": asdict(effect), "files": _hashes(folder)}
-    ledger.note("export merged", said)
+    _note(ledger, "export merged", said, output)
     return said
+
+
+def _note(ledger: Ledger, action: str, said: dict[str, Any], output: Path) -> None:
+    """Note an export in the record; one that cannot be noted is removed again, for no export is kept unrecorded."""
+    before = Store.open(ledger.folder).content["record"]
+    try:
+        ledger.note(action, said)
+    except BaseException:
+        # An interruption may have come after the entry was written.
+        if Store.open(ledger.folder).content["record"] == before:
+            shutil.rmtree(output, ignore_errors=True)
+        raise
 
 
 def _rows(joint: Joint, edit: Edit) -> dict[str, Any]:
