@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
 from lunar.export.adapter import RANKS, adapter_files, compressed, write_adapter
-from lunar.export.effect import adapter_effect, merged_effect
+from lunar.export.effect import DIRECTIONS, _directions, adapter_effect, merged_effect
 from lunar.export.merged import merged_faults, write_merged
 from lunar.models import find_sites, load_model
 from lunar.requests.ledger import Ledger
@@ -251,6 +251,41 @@ def test_an_export_without_effect_is_an_error(checkpoint, tmp_path):
     assert all(torch.equal(tensor, before[name]) for name, tensor in loaded.model.state_dict().items())
 
 
+def test_directions_beyond_the_bound_are_not_probed():
+    assert _directions(Factors("layer", torch.randn(80, 70), torch.randn(70, 90))).shape == (DIRECTIONS, 90)
+    assert _directions(Factors("layer", torch.zeros(8, 2), torch.zeros(2, 9))).shape == (0, 9)
+    assert _directions(Factors("layer", torch.zeros(8, 0), torch.zeros(0, 9))).shape == (0, 9)
+
+
+@pytest.mark.parametrize("rank", [2, 12])
+def test_an_adapter_that_lost_any_one_direction_is_an_error(checkpoint, tmp_path, rank):
+    loaded = load_model(str(checkpoint("llama")))
+    (part,) = edit_of(loaded, 1, rank=rank, size=0.01).factors
+    whole = compressed(Edit((part,)))
+    (part,) = whole.factors
+    for name, lost in (("right", None), ("last", rank - 1), ("second", 1), ("first", 0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        kept = [one for one in range(rank) if one != lost]
+        write_adapter(folder, Edit((replace(part, write=part.write[:, kept], read=part.read[kept]),)), "base")
+        effect = adapter_effect(loaded, whole, folder)
+        if lost is None:
+            assert effect.check("adapter").difference < 1e-3
+        else:
+            with pytest.raises(LunarError, match="something else"):
+                effect.check("adapter")
+
+
+def test_an_adapter_that_lost_a_direction_ten_times_weaker_than_the_strongest_is_an_error(checkpoint, tmp_path):
+    loaded = load_model(str(checkpoint("llama")))
+    (part,) = edit_of(loaded, 1, rank=2).factors
+    whole = Edit((replace(part, write=part.write * torch.tensor([1.0, 0.1])),))
+    (first, *_) = compressed(whole).factors
+    write_adapter(tmp_path, Edit((replace(first, write=first.write[:, :1], read=first.read[:1]),)), "base")
+    with pytest.raises(LunarError, match="something else"):
+        adapter_effect(loaded, whole, tmp_path).check("adapter")
+
+
 @pytest.mark.parametrize("target", ["shift", "collapse"])
 def test_a_ledger_is_exported_and_its_record_and_verify_say_so(here, tmp_path, target):  # noqa: F811
     source = sharded("llama", here / "model")
@@ -259,6 +294,7 @@ def test_a_ledger_is_exported_and_its_record_and_verify_say_so(here, tmp_path, t
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)
     assert said["adapter"]["effect"]["moved"] > 1e-4
+    assert said["adapter"]["effect"]["difference"] < 1e-3
     assert said["merged"]["effect"]["difference"] < 1e-3
     actions = [json.loads(line)["action"] for line in Path("edit/record.jsonl").read_text().splitlines()]
     assert actions == ["start", "export adapter", "export merged"]
