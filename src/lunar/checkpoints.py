@@ -19,6 +19,11 @@ HUB_NAME_LENGTH = 96
 HUB_FILES = ["*.json", "model*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "*.tiktoken", "tekken.json")
 PICKLED_FILES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+FULL_PRECISION = (
+    "Make the ledger from the full-precision checkpoint and export an adapter, which then works over a copy in 8 or 4 "
+    "bits as well."
+)
+"""What somebody with a quantised checkpoint is to do."""
 CONTEXT_SETTINGS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 
 
