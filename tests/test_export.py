@@ -11,8 +11,9 @@ import torch
 from conftest import tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, safe_open
 from test_cli import here, run, tree, unlearn, write_lines  # noqa: F401
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
+from lunar.checkpoints import find_checkpoint
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
 from lunar.export.adapter import RANKS, adapter_files, compressed, write_adapter
@@ -156,12 +157,23 @@ def test_a_merged_checkpoint_differs_in_the_edited_tensor_and_in_nothing_else(tm
             assert new.get_tensor(name).dtype == dtype
 
 
-@pytest.mark.parametrize("how", ["other tensor", "other shard", "missing", "extra", "edited tensor", "config"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("other tensor", "other shard", "missing", "extra", "edited tensor", "config"),
+        *("template", "extra template", "lost template", "subfolder", "link"),
+    ],
+)
 def test_faults_of_a_merged_checkpoint_show(tmp_path, how):
     source, output = sharded("llama", tmp_path / "source"), tmp_path / "merged"
+    templates = "additional_chat_templates"
+    (source / templates).mkdir()
+    (source / templates / "tools.jinja").write_text("tools")
     edit = edit_of(load_model(str(source)), 1)
     output.mkdir()
     write_merged(source, output, edit)
+    assert load_model(output).tokenizer.chat_template["tools"] == "tools"
+    assert merged_faults(source, output, edit) == []
     index = json.loads((source / "model.safetensors.index.json").read_text())["weight_map"]
     mine = index[f"{edit.factors[0].module_name}.weight"]
     other = next(name for name in index.values() if name != mine)
@@ -169,6 +181,14 @@ def test_faults_of_a_merged_checkpoint_show(tmp_path, how):
         (output / other).unlink()
     elif how == "extra":
         (output / "code.py").write_text("")
+    elif how in ("template", "extra template"):
+        (output / templates / ("tools.jinja" if how == "template" else "evil.jinja")).write_text("evil")
+    elif how == "lost template":
+        (output / templates / "tools.jinja").unlink()
+    elif how == "subfolder":
+        (output / "sub").mkdir()
+    elif how == "link":
+        (output / "more").symlink_to("nowhere")
     elif how == "config":
         (output / "config.json").write_text("{}")
     elif how == "edited tensor":
@@ -182,6 +202,26 @@ def test_faults_of_a_merged_checkpoint_show(tmp_path, how):
             content[-1] ^= 1
         path.write_bytes(content)
     assert len(merged_faults(source, output, edit)) == 1
+
+
+@pytest.mark.parametrize("package", ["torchao", "bitsandbytes"])
+def test_an_adapter_made_from_full_precision_works_over_a_copy_in_8_bits(tmp_path, package):
+    quantisation = pytest.importorskip(package)
+    if package == "torchao":
+        settings = TorchAoConfig(quantisation.quantization.Int8WeightOnlyConfig())
+    else:
+        settings = BitsAndBytesConfig(load_in_8bit=True)
+    loaded = load_model("tiny")
+    edit, before = edit_of(loaded, 3), logits(loaded.model)
+    with edit.applied(loaded.model):
+        wanted = logits(loaded.model) - before
+    write_adapter(tmp_path, edit, "base")
+    quantised = AutoModelForCausalLM.from_pretrained(
+        find_checkpoint("tiny"), quantization_config=settings, dtype=torch.float32, device_map="cpu"
+    )
+    before = logits(quantised)
+    moved = logits(peft.PeftModel.from_pretrained(quantised, str(tmp_path))) - before
+    assert float((moved - wanted).norm() / wanted.norm()) < 0.2
 
 
 def test_names_in_a_checkpoint_may_lack_the_models_prefix(checkpoint, tmp_path):
@@ -206,7 +246,7 @@ def test_an_export_for_another_model_is_refused(checkpoint, tmp_path):
     other = Edit((replace(edit.factors[0], fingerprint="0" * 64),))
     with pytest.raises(LunarError, match="other values"):
         write_merged(checkpoint("llama"), tmp_path, other)
-    with pytest.raises(LunarError, match="plain numbers"):
+    with pytest.raises(LunarError, match=r"plain numbers.*full-precision checkpoint"):
         write_merged(checkpoint("gpt2"), tmp_path, edit)
     assert not list(tmp_path.iterdir())
 

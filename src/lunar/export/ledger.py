@@ -81,4 +81,4 @@ def _rows(joint: Joint, edit: Edit) -> dict[str, Any]:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    return {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
