@@ -11,14 +11,16 @@ import torch
 from conftest import tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, safe_open
 from test_cli import here, run, tree, unlearn, write_lines  # noqa: F401
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
+from lunar.checkpoints import find_checkpoint
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
 from lunar.export.adapter import RANKS, adapter_files, compressed, write_adapter
-from lunar.export.effect import adapter_effect, merged_effect
+from lunar.export.effect import DIRECTIONS, _directions, adapter_effect, merged_effect
 from lunar.export.merged import merged_faults, write_merged
 from lunar.models import find_sites, load_model
+from lunar.requests.ledger import Ledger
 from lunar.solve import Solution
 
 ARCHITECTURES = ("llama", "qwen2", "gemma", "mistral", "gpt2")
@@ -155,12 +157,23 @@ def test_a_merged_checkpoint_differs_in_the_edited_tensor_and_in_nothing_else(tm
             assert new.get_tensor(name).dtype == dtype
 
 
-@pytest.mark.parametrize("how", ["other tensor", "other shard", "missing", "extra", "edited tensor", "config"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("other tensor", "other shard", "missing", "extra", "edited tensor", "config"),
+        *("template", "extra template", "lost template", "subfolder", "link"),
+    ],
+)
 def test_faults_of_a_merged_checkpoint_show(tmp_path, how):
     source, output = sharded("llama", tmp_path / "source"), tmp_path / "merged"
+    templates = "additional_chat_templates"
+    (source / templates).mkdir()
+    (source / templates / "tools.jinja").write_text("tools")
     edit = edit_of(load_model(str(source)), 1)
     output.mkdir()
     write_merged(source, output, edit)
+    assert load_model(output).tokenizer.chat_template["tools"] == "tools"
+    assert merged_faults(source, output, edit) == []
     index = json.loads((source / "model.safetensors.index.json").read_text())["weight_map"]
     mine = index[f"{edit.factors[0].module_name}.weight"]
     other = next(name for name in index.values() if name != mine)
@@ -168,6 +181,14 @@ def test_faults_of_a_merged_checkpoint_show(tmp_path, how):
         (output / other).unlink()
     elif how == "extra":
         (output / "code.py").write_text("")
+    elif how in ("template", "extra template"):
+        (output / templates / ("tools.jinja" if how == "template" else "evil.jinja")).write_text("evil")
+    elif how == "lost template":
+        (output / templates / "tools.jinja").unlink()
+    elif how == "subfolder":
+        (output / "sub").mkdir()
+    elif how == "link":
+        (output / "more").symlink_to("nowhere")
     elif how == "config":
         (output / "config.json").write_text("{}")
     elif how == "edited tensor":
@@ -181,6 +202,26 @@ def test_faults_of_a_merged_checkpoint_show(tmp_path, how):
             content[-1] ^= 1
         path.write_bytes(content)
     assert len(merged_faults(source, output, edit)) == 1
+
+
+@pytest.mark.parametrize("package", ["torchao", "bitsandbytes"])
+def test_an_adapter_made_from_full_precision_works_over_a_copy_in_8_bits(tmp_path, package):
+    quantisation = pytest.importorskip(package)
+    if package == "torchao":
+        settings = TorchAoConfig(quantisation.quantization.Int8WeightOnlyConfig())
+    else:
+        settings = BitsAndBytesConfig(load_in_8bit=True)
+    loaded = load_model("tiny")
+    edit, before = edit_of(loaded, 3), logits(loaded.model)
+    with edit.applied(loaded.model):
+        wanted = logits(loaded.model) - before
+    write_adapter(tmp_path, edit, "base")
+    quantised = AutoModelForCausalLM.from_pretrained(
+        find_checkpoint("tiny"), quantization_config=settings, dtype=torch.float32, device_map="cpu"
+    )
+    before = logits(quantised)
+    moved = logits(peft.PeftModel.from_pretrained(quantised, str(tmp_path))) - before
+    assert float((moved - wanted).norm() / wanted.norm()) < 0.2
 
 
 def test_names_in_a_checkpoint_may_lack_the_models_prefix(checkpoint, tmp_path):
@@ -205,7 +246,7 @@ def test_an_export_for_another_model_is_refused(checkpoint, tmp_path):
     other = Edit((replace(edit.factors[0], fingerprint="0" * 64),))
     with pytest.raises(LunarError, match="other values"):
         write_merged(checkpoint("llama"), tmp_path, other)
-    with pytest.raises(LunarError, match="plain numbers"):
+    with pytest.raises(LunarError, match=r"plain numbers.*full-precision checkpoint"):
         write_merged(checkpoint("gpt2"), tmp_path, edit)
     assert not list(tmp_path.iterdir())
 
@@ -250,6 +291,41 @@ def test_an_export_without_effect_is_an_error(checkpoint, tmp_path):
     assert all(torch.equal(tensor, before[name]) for name, tensor in loaded.model.state_dict().items())
 
 
+def test_directions_beyond_the_bound_are_not_probed():
+    assert _directions(Factors("layer", torch.randn(80, 70), torch.randn(70, 90))).shape == (DIRECTIONS, 90)
+    assert _directions(Factors("layer", torch.zeros(8, 2), torch.zeros(2, 9))).shape == (0, 9)
+    assert _directions(Factors("layer", torch.zeros(8, 0), torch.zeros(0, 9))).shape == (0, 9)
+
+
+@pytest.mark.parametrize("rank", [2, 12])
+def test_an_adapter_that_lost_any_one_direction_is_an_error(checkpoint, tmp_path, rank):
+    loaded = load_model(str(checkpoint("llama")))
+    (part,) = edit_of(loaded, 1, rank=rank, size=0.01).factors
+    whole = compressed(Edit((part,)))
+    (part,) = whole.factors
+    for name, lost in (("right", None), ("last", rank - 1), ("second", 1), ("first", 0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        kept = [one for one in range(rank) if one != lost]
+        write_adapter(folder, Edit((replace(part, write=part.write[:, kept], read=part.read[kept]),)), "base")
+        effect = adapter_effect(loaded, whole, folder)
+        if lost is None:
+            assert effect.check("adapter").difference < 1e-3
+        else:
+            with pytest.raises(LunarError, match="something else"):
+                effect.check("adapter")
+
+
+def test_an_adapter_that_lost_a_direction_ten_times_weaker_than_the_strongest_is_an_error(checkpoint, tmp_path):
+    loaded = load_model(str(checkpoint("llama")))
+    (part,) = edit_of(loaded, 1, rank=2).factors
+    whole = Edit((replace(part, write=part.write * torch.tensor([1.0, 0.1])),))
+    (first, *_) = compressed(whole).factors
+    write_adapter(tmp_path, Edit((replace(first, write=first.write[:, :1], read=first.read[:1]),)), "base")
+    with pytest.raises(LunarError, match="something else"):
+        adapter_effect(loaded, whole, tmp_path).check("adapter")
+
+
 @pytest.mark.parametrize("target", ["shift", "collapse"])
 def test_a_ledger_is_exported_and_its_record_and_verify_say_so(here, tmp_path, target):  # noqa: F811
     source = sharded("llama", here / "model")
@@ -258,6 +334,7 @@ def test_a_ledger_is_exported_and_its_record_and_verify_say_so(here, tmp_path, t
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)
     assert said["adapter"]["effect"]["moved"] > 1e-4
+    assert said["adapter"]["effect"]["difference"] < 1e-3
     assert said["merged"]["effect"]["difference"] < 1e-3
     actions = [json.loads(line)["action"] for line in Path("edit/record.jsonl").read_text().splitlines()]
     assert actions == ["start", "export adapter", "export merged"]
@@ -273,6 +350,8 @@ def test_a_ledger_is_exported_and_its_record_and_verify_say_so(here, tmp_path, t
     for arguments, words in (
         (("export", "edit"), "--adapter"),
         (("export", "edit", "--adapter", "adapter"), "not empty"),
+        (("export", "edit", "--adapter", "new", "--merged", "new"), "a folder of its own"),
+        (("export", "edit", "--merged", "edit/kept/new"), "outside the ledger"),
         (("export", source, "--adapter", "new"), "ledger.json"),
     ):
         refused = run(*arguments)
@@ -283,6 +362,34 @@ def test_a_ledger_is_exported_and_its_record_and_verify_say_so(here, tmp_path, t
     assert (refused.exit_code, "no request" in refused.stderr) == (2, True)
     left = {path for path in before if not path.startswith("edit/kept/") or "retain" in path}
     assert tree(here) == left | {"edit/.lock"}
+
+
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+def test_an_export_that_cannot_be_recorded_is_not_kept(here, monkeypatch, kind):  # noqa: F811
+    sharded("llama", here / "model")
+    assert unlearn(Path("model"), "--layer", 1).exit_code == 0
+    before = tree(here) | {"edit/.lock"}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lunar.requests.store.write_file", full)
+        refused = run("export", "edit", f"--{kind}", "new")
+    assert (refused.exit_code, "No space left" in refused.stderr) == (2, True)
+    assert tree(here) == before
+    # An interruption after the entry was written leaves the export that the record tells of.
+    note = Ledger.note
+
+    def interrupted(*arguments):
+        note(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "note", interrupted)
+        assert run("export", "edit", f"--{kind}", "new").exit_code != 0
+    assert Path("new").is_dir()
+    assert len(Ledger("edit").entries()) == 2
 
 
 def test_without_peft_an_adapter_is_refused_before_anything_is_written(here, monkeypatch):  # noqa: F811

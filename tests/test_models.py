@@ -230,3 +230,27 @@ def test_a_missing_tokenizer_is_refused(checkpoint: Callable[[str], Path], tmp_p
     assert "no tokenizer" in refusal(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     assert "tokenizer" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_a_quantised_matrix_is_refused_and_the_sentence_says_what_to_do(
+    checkpoint: Callable[[str], Path], dtype: torch.dtype
+) -> None:
+    model = load_model(checkpoint("llama")).model
+    module = model.get_submodule("model.layers.1.mlp.down_proj")
+    module.weight = torch.nn.Parameter(module.weight.detach().to(dtype), requires_grad=False)
+    with pytest.raises(LunarError, match="from the full-precision checkpoint and export an adapter"):
+        site_at(model, 1)
+
+
+def test_a_quantised_checkpoint_that_cannot_be_loaded_is_refused_as_such(
+    broken: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_installed(*_: object, **__: object) -> None:
+        raise ImportError("Using `bitsandbytes` 8-bit quantization requires bitsandbytes: `pip install bitsandbytes`")
+
+    folder = broken(quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
+    monkeypatch.setattr("lunar.models.AutoModelForCausalLM.from_pretrained", not_installed)
+    message = refusal(folder)
+    assert "is quantised" in message
+    assert "from the full-precision checkpoint and export an adapter" in message

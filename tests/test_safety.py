@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from lunar.checkpoints import find_checkpoint
 from lunar.errors import LunarError
 from lunar.models import load_model
+from lunar.preflight import check_model
 from lunar.safety import INDEX, WEIGHTS, weight_files
 
 
@@ -110,6 +111,101 @@ def test_a_configuration_that_asks_for_code_is_refused_and_the_code_is_not_run(
     path.write_text(json.dumps(before | content))
     assert " code " in refusal(folder)
     assert not (tmp_path / "ran").exists()
+
+
+def set_in(path: Path, **content: object) -> None:
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(before | content))
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("config.json", "transformers_weights", "sub/model.safetensors"),
+        ("config.json", "transformers_weights", "other.safetensors"),
+        ("config.json", "configuration_files", ["../evil/config.4.0.0.json"]),
+        ("tokenizer_config.json", "fast_tokenizer_files", ["../evil/tokenizer.4.0.0.json"]),
+        ("tokenizer_config.json", "fast_tokenizer_files", "../evil/tokenizer.4.0.0.json"),
+        ("tokenizer_config.json", "fast_tokenizer_files", ["sub/tokenizer.4.0.0.json"]),
+        ("tokenizer_config.json", "merges_file", "../evil/tokenizer.4.0.0.json"),
+    ],
+)
+def test_a_configuration_that_names_other_files_than_the_usual_ones_is_refused(
+    checkpoint: Callable[[str], Path], tmp_path: Path, name: str, setting: str, value: object
+) -> None:
+    folder = shutil.copytree(checkpoint("llama"), tmp_path / "model")
+    for place in (folder / "sub", tmp_path / "evil"):
+        place.mkdir()
+        shutil.copy(folder / WEIGHTS, place / WEIGHTS)
+        shutil.copy(folder / "config.json", place / "config.4.0.0.json")
+        shutil.copy(folder / "tokenizer.json", place / "tokenizer.4.0.0.json")
+    shutil.copy(folder / WEIGHTS, folder / "other.safetensors")
+    set_in(folder / name, **{setting: value})
+    message = refusal(folder)
+    assert setting in message
+    assert name in message
+    with pytest.raises(LunarError, match=setting):
+        find_checkpoint(str(folder), trust_remote_code=True)  # which allows code, not other files
+
+
+def test_names_of_files_that_lead_nowhere_or_stay_in_the_folder_are_allowed(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(checkpoint("llama"), tmp_path / "model")
+    shutil.copy(folder / "tokenizer.json", folder / "tokenizer.4.0.0.json")
+    set_in(
+        folder / "tokenizer_config.json",
+        fast_tokenizer_files=["tokenizer.4.0.0.json"],
+        vocab_file="/home/somebody/vocab.json",
+        special_tokens_map_file=str(checkpoint("llama") / "tokenizer.json"),
+    )
+    set_in(folder / "config.json", transformers_weights=None)
+    load_model(folder)
+
+
+def test_a_link_to_a_folder_outside_and_one_to_a_chat_template_outside_are_refused(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "evil.jinja").write_text("evil")
+    for name in ("sub", "additional_chat_templates"):
+        folder = shutil.copytree(checkpoint("llama"), tmp_path / f"folder-{name}")
+        (folder / name).symlink_to(outside)
+        assert "symbolic link" in refusal(folder)
+    folder = shutil.copytree(checkpoint("llama"), tmp_path / "template")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "own.jinja").write_text("own")
+    load_model(folder)
+    (folder / "additional_chat_templates" / "evil.jinja").symlink_to(outside / "evil.jinja")
+    assert "symbolic link" in refusal(folder)
+    (folder / "additional_chat_templates" / "evil.jinja").unlink()
+    (folder / "one").symlink_to("two")
+    (folder / "two").symlink_to("one")
+    load_model(folder)  # links to each other lead nowhere
+
+
+def test_an_adapter_beside_a_model_is_refused(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint("llama"), tmp_path / "model")
+    (folder / "adapter_config.json").write_text("{}")
+    message = refusal(folder)
+    assert "adapter_config.json" in message
+    assert "merge it" in message
+
+
+@pytest.mark.parametrize("name", ["config.json", INDEX, "tokenizer_config.json", "generation_config.json"])
+def test_json_that_is_nested_too_deeply_is_refused_in_a_sentence(sharded: Path, name: str) -> None:
+    (sharded / name).write_text("[" * 200_000)
+    with pytest.raises(LunarError) as error:
+        load_model(sharded)
+    assert str(error.value).count("\n") == 0
+
+
+def test_weights_that_are_not_loaded_are_not_looked_at(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint("llama"), tmp_path / "model")
+    text = b"[" * 200_000
+    (folder / "unused.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+    check_model(str(folder), 1, {})
 
 
 def test_pickled_weights_beside_safetensors_are_never_read(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

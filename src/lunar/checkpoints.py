@@ -19,6 +19,11 @@ HUB_NAME_LENGTH = 96
 HUB_FILES = ["*.json", "model*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "*.tiktoken", "tekken.json")
 PICKLED_FILES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+FULL_PRECISION = (
+    "Make the ledger from the full-precision checkpoint and export an adapter, which then works over a copy in 8 or 4 "
+    "bits as well."
+)
+"""What somebody with a quantised checkpoint is to do."""
 CONTEXT_SETTINGS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 
 
@@ -95,7 +100,7 @@ def check_folder(folder: Path, source: str, trust_remote_code: bool) -> None:
         raise LunarError(f"The folder of {source} cannot be loaded as a model: it {fault}.")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LunarError(f"The config.json of {source} cannot be read as JSON ({reason(error)}).") from error
     if not isinstance(config, dict) or not config.get("model_type"):
         raise LunarError(f"The config.json of {source} does not describe a model: it has no model_type.")

@@ -26,7 +26,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
-from lunar.checkpoints import CONTEXT_SETTINGS, find_checkpoint, reason
+from lunar.checkpoints import CONTEXT_SETTINGS, FULL_PRECISION, find_checkpoint, reason
 from lunar.errors import LunarError
 
 GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -158,6 +158,11 @@ def _read_model(
     except torch.OutOfMemoryError as error:
         raise LunarError(f"The model {source} does not fit into the memory of {device}.") from error
     except Exception as error:
+        if _quantised(folder):
+            raise LunarError(
+                f"Weights of 16 or 32 bits were expected, but {source} is quantised, and such weights cannot be edited "
+                f"({reason(error)}). {FULL_PRECISION}"
+            ) from error
         # Damaged files, unknown architectures and wrong shapes arrive as five unrelated classes.
         raise LunarError(
             f"The model {source} cannot be loaded as a causal language model ({reason(error)})."
@@ -171,6 +176,11 @@ def _read_model(
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise LunarError(f"The checkpoint {source} {fault} {names[0]}{more}, so it would be filled at random.")
     return model
+
+
+def _quantised(folder: Path) -> bool:
+    """Whether a checkpoint's configuration says that its weights are quantised."""
+    return bool(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config"))
 
 
 def _read_tokenizer(folder: Path, source: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
@@ -271,8 +281,12 @@ def _site(model: PreTrainedModel, list_name: str, layers: nn.ModuleList, index: 
             f"model's width of {width}, but the candidates are: {found}."
         )
     name, module = candidates[0]
-    if not module.weight.is_floating_point():
-        raise LunarError(f"The weight of {layer_name}.{name} is quantised: load the model without quantisation.")
+    # 8-bit floats are quantised numbers as well: their scales stand elsewhere.
+    if not module.weight.is_floating_point() or module.weight.element_size() < 2:
+        raise LunarError(
+            f"Weights of 16 or 32 bits were expected, but that of {layer_name}.{name} is quantised and cannot be "
+            f"edited. {FULL_PRECISION}"
+        )
     return Site(index, f"{layer_name}.{name}", layer_name, width, _shape(module)[1], isinstance(module, Conv1D))
 
 

@@ -16,6 +16,7 @@ from lunar.checkpoints import CONTEXT_SETTINGS, find_checkpoint
 from lunar.errors import LunarError
 from lunar.prompts import encode
 from lunar.records import Record
+from lunar.safety import weight_files
 from lunar.settings import Settings
 
 LAYER_SETTINGS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -82,7 +83,7 @@ def _check_layers(config: Mapping[str, Any], layer: int | None) -> None:
 
 def _check_attention(folder: Path) -> None:
     """Refuse a checkpoint without a numbered layer that has attention weights: the site to edit is found by them."""
-    names = [name for path in folder.glob("*.safetensors") for name in _header(path)]
+    names = [name for shard in weight_files(folder) for name in _header(folder / shard)]
     if names and not any(ATTENTION_WEIGHT.search(name) for name in names):
         raise LunarError(
             "The model has no decoder layers with attention, which is what can be edited: none of its weights is "
@@ -96,7 +97,7 @@ def _header(path: Path) -> dict[str, Any]:
         length = int.from_bytes(file.read(8), "little")
         try:
             header = json.loads(file.read(min(length, path.stat().st_size)))
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
     return {name: entry for name, entry in header.items() if name != "__metadata__"} if type(header) is dict else {}
 
@@ -105,7 +106,7 @@ def _check_numbers(folder: Path) -> None:
     """Refuse NaN and infinity in small checkpoints. A damaged file is left to the loader, which says what is wrong."""
     import numpy as np
 
-    paths = sorted(folder.glob("*.safetensors"))
+    paths = [folder / name for name in weight_files(folder)]
     if sum(path.stat().st_size for path in paths) > SMALL:
         return
     for path in paths:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lunar.models import LoadedModel
 from lunar.report import new_folder
 from lunar.requests.ledger import Ledger
 from lunar.requests.parts import Joint
-from lunar.requests.store import sha256
+from lunar.requests.store import Store, sha256
 
 
 def export_adapter(ledger: Ledger, loaded: LoadedModel, output: Path) -> dict[str, Any]:
@@ -29,14 +30,15 @@ def export_adapter(ledger: Ledger, loaded: LoadedModel, output: Path) -> dict[st
     small = compressed(edit, None if joint.frozen else _rows(joint, edit))
     with new_folder(output) as folder:
         write_adapter(folder, small, loaded.source)
-        effect = adapter_effect(loaded, edit, folder).check("adapter")
+        # Against what was to be written: directions that no kept row misses were left out on purpose.
+        effect = adapter_effect(loaded, small, folder).check("adapter")
         said = {
             "rank": common_rank(small),
             "ranks": {part.module_name: part.read.shape[0] for part in small.factors},
             "effect": asdict(effect),
             "files": _hashes(folder),
         }
-    ledger.note("export adapter", said)
+    _note(ledger, "export adapter", said, output)
     return said
 
 
@@ -54,8 +56,20 @@ def export_merged(ledger: Ledger, loaded: LoadedModel, source: Path, output: Pat
             raise LunarError(faults[0])
         effect = merged_effect(loaded, edit, folder).check("merged checkpoint")
         said = {"realised": realised, "effect": asdict(effect), "files": _hashes(folder)}
-    ledger.note("export merged", said)
+    _note(ledger, "export merged", said, output)
     return said
+
+
+def _note(ledger: Ledger, action: str, said: dict[str, Any], output: Path) -> None:
+    """Note an export in the record; one that cannot be noted is removed again, for no export is kept unrecorded."""
+    before = Store.open(ledger.folder).content["record"]
+    try:
+        ledger.note(action, said)
+    except BaseException:
+        # An interruption may have come after the entry was written.
+        if Store.open(ledger.folder).content["record"] == before:
+            shutil.rmtree(output, ignore_errors=True)
+        raise
 
 
 def _rows(joint: Joint, edit: Edit) -> dict[str, Any]:
@@ -67,4 +81,4 @@ def _rows(joint: Joint, edit: Edit) -> dict[str, Any]:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    return {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -16,10 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lunar.checkpoints import FULL_PRECISION
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
 from lunar.requests.store import sha256
-from lunar.safety import weight_files
+from lunar.safety import TEMPLATES, weight_files
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*", "*.md")
@@ -76,8 +77,8 @@ def place_of(part: Factors, known: dict[str, Place], folder: Path) -> Place:
     name = next((one for one in names if one in known), None)
     if name is None:
         raise LunarError(
-            f"The checkpoint was expected to hold {part.module_name} as plain numbers, but it does not: it is "
-            "quantised or another model, so export an adapter instead."
+            f"The checkpoint was expected to hold {part.module_name} as plain numbers, but it does not: it is another "
+            f"model, or quantised. {FULL_PRECISION}"
         )
     if part.fingerprint and fingerprint(known[name].read(folder)) != part.fingerprint:
         raise LunarError(f"The edit was made for other values of {part.module_name} than the checkpoint holds.")
@@ -91,8 +92,8 @@ def write_merged(source: Path, folder: Path, edit: Edit) -> dict[str, float]:
     """
     known = places(source)
     found = [(part, place_of(part, known, source)) for part in edit.factors]
-    names = {path.name for pattern in COPIED for path in source.glob(pattern) if path.is_file()}
-    for name in sorted(names | set(weight_files(source))):
+    for name in sorted(_copied(source)):
+        (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(source / name, folder / name)
     realised = {}
     for part, place in found:
@@ -108,9 +109,7 @@ def merged_faults(source: Path, folder: Path, edit: Edit) -> list[str]:
     known = places(source)
     edited = [place_of(part, known, source) for part in edit.factors]
     found = []
-    names = {path.name for pattern in COPIED for path in source.glob(pattern) if path.is_file()} | set(
-        weight_files(source)
-    )
+    names = _copied(source)
     for name in sorted(names):
         allowed = [(place.start, place.end) for place in edited if place.shard == name]
         if not (folder / name).is_file():
@@ -119,9 +118,9 @@ def merged_faults(source: Path, folder: Path, edit: Edit) -> list[str]:
             found.append(f"The merged checkpoint's {name} is not the source's.")
         elif allowed and not _same_outside(source / name, folder / name, allowed):
             found.append(f"The merged checkpoint's {name} differs outside the edited tensors.")
-    extra = {path.name for path in folder.iterdir() if path.is_file()} - names
+    extra = _present(folder) - names
     if extra:
-        found.append(f"The merged checkpoint has files that its source has not: {', '.join(sorted(extra))}.")
+        found.append(f"The merged checkpoint has files or folders that its source has not: {', '.join(sorted(extra))}.")
     for part, place in zip(edit.factors, edited, strict=True):
         if found:
             break
@@ -129,6 +128,22 @@ def merged_faults(source: Path, folder: Path, edit: Edit) -> list[str]:
         if not torch.equal(place.read(folder), wanted):
             found.append(f"The merged checkpoint's {part.module_name} is not the source's with the edit.")
     return found
+
+
+def _copied(source: Path) -> set[str]:
+    """What a merged checkpoint holds of its source, by names relative to the folder."""
+    patterns = (*COPIED, f"{TEMPLATES}/*.jinja")
+    found = {str(path.relative_to(source)) for one in patterns for path in source.glob(one) if path.is_file()}
+    return found | set(weight_files(source))
+
+
+def _present(folder: Path) -> set[str]:
+    """All that stands in a folder, by relative names, folders within as such; of that of the templates its content."""
+    templates = folder / TEMPLATES
+    own = {path.name for path in folder.iterdir()}
+    if templates.is_dir() and not templates.is_symlink():
+        own = own - {TEMPLATES} | {f"{TEMPLATES}/{path.name}" for path in templates.iterdir()}
+    return own
 
 
 def _same_outside(one: Path, other: Path, allowed: list[tuple[int, int]]) -> bool:

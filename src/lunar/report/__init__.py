@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -126,20 +127,112 @@ def check_output(folder: Path) -> None:
         raise LunarError(f"The output folder {folder} cannot be made in {parent}: choose a place you may write to.")
 
 
+def check_exports(outputs: Sequence[Path], ledger: Path) -> None:
+    """Raise LunarError where folders to be made lie in each other or in the ledger that they are exported from."""
+    real = [Path(os.path.realpath(folder)) for folder in outputs]
+    for number, folder in enumerate(real):
+        if folder.is_relative_to(os.path.realpath(ledger)):
+            raise LunarError(
+                f"An export was expected to go outside the ledger, but {outputs[number]} lies in {ledger}, whose files "
+                "are not to be given away: choose another folder."
+            )
+        if any(folder.is_relative_to(other) for place, other in enumerate(real) if place != number):
+            raise LunarError(
+                f"Every export was expected to get a folder of its own, but {outputs[number]} is or lies in another "
+                "one's: choose another folder."
+            )
+
+
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` to write into; it takes that name at the end, and vanishes after a failure."""
+    """A temporary folder beside `folder` to write into; it takes that name at the end, and vanishes after a failure.
+
+    Everything in it is on the disk before it takes the name. What killed processes left of the same name is removed.
+    """
     check_output(folder)
     folder = folder.absolute()
-    partial = folder.parent / f".{folder.name}.partial-{uuid4().hex[:8]}"
+    with contextlib.ExitStack() as stack:
+        try:
+            parents = [folder.parent, *(place.parent for place in folder.parents if not place.exists())]
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(folder)
+            partial = stack.enter_context(_claimed(folder))
+            yield partial
+            for place, _, names in os.walk(partial, topdown=False):
+                for name in names:
+                    flush(Path(place, name))
+                flush(Path(place))
+            # An empty folder of that name is replaced; one that was filled meanwhile makes this fail.
+            os.replace(partial, folder)
+            _flush_name(folder, parents)
+        except OSError as error:
+            raise LunarError(
+                f"The output folder {folder} cannot be written ({error.strerror}): choose another one."
+            ) from error
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` with a lock that says that somebody is at work; removed if it is still there."""
+    while True:
+        partial = folder.parent / f".{folder.name}.partial-{uuid4().hex[:8]}"
+        partial.mkdir()
+        lock = os.open(partial, os.O_RDONLY)
+        try:
+            _lock(lock, wait=True)
+            # Another process may have taken it for a dead one's before it had its lock.
+            if partial.is_dir():
+                yield partial
+                return
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            os.close(lock)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left of `folder`: what `_claimed` calls so and nobody holds the lock of."""
+    called = re.compile(rf"\.{re.escape(folder.name)}\.partial-[0-9a-f]{{8}}")
+    found: list[Path] = []
+    # What cannot be listed, opened or removed stays: it is in nobody's way.
+    with contextlib.suppress(OSError):
+        found = [path for path in folder.parent.iterdir() if called.fullmatch(path.name)]
+    for path in found:
+        with contextlib.suppress(OSError):
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if _lock(lock, wait=False):
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def _flush_name(folder: Path, parents: Sequence[Path]) -> None:
+    """Have the name that a folder was just given on the disk; where the disk refuses, nothing is kept."""
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        # An empty folder of that name is replaced; one that was filled meanwhile makes this fail.
-        os.replace(partial, folder)
-    except OSError as error:
-        raise LunarError(
-            f"The output folder {folder} cannot be written ({error.strerror}): choose another one."
-        ) from error
+        for place in parents:
+            # A folder that may be written but not listed cannot be opened.
+            if os.access(place, os.R_OK):
+                flush(place)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _lock(handle: int, *, wait: bool) -> bool:
+    """Lock an open folder until it is closed; False where somebody else has the lock, or there are no locks here."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def flush(path: Path) -> None:
+    """Have a file or a folder on the disk, not only in memory. Raises OSError where the disk refuses."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        os.close(handle)
