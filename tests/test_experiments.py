@@ -112,7 +112,7 @@ def test_the_table_holds_every_method_and_scenario_and_finished_cells_are_kept(t
     assert ["forget quality" in row["values"] for row in parts["all"]] == [True] * 4 + [False] * 3
     assert all("DS, unseen" in row["values"] for row in parts["half"])
     text = (toy / "table" / "table.md").read_text(encoding="utf-8")
-    header, _, *rows = next(part for part in text.split("\n\n") if part.startswith("|")).splitlines()
+    header, _, *rows = next(part for part in text.split("\n\n") if part.startswith("| method")).splitlines()
     assert "DS" in header
     assert [row.split("|")[1].strip() for row in rows] == ["original", "**shift**", "prompt", "retain-only"]
     assert {row.split("|")[2].strip() for row in rows[:3]} == {"2 of 2"}
