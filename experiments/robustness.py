@@ -17,7 +17,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -123,17 +123,18 @@ def table(cells: Mapping[tuple[str, str], Cell]) -> str:
     for target in dict.fromkeys(target for target, _ in cells):
         mine = {group: one for (name, group), one in cells.items() if name == target}
         for group, one in mine.items():
-            lines.append(f"| {target} | {group} | " + " | ".join(_value(one, title) for title in titles) + " |")
-        means = [
-            paper_table.spread([figures(one).get(title) for one in mine.values()], _digits(title)) for title in titles
-        ]
+            lines.append(f"| {target} | {group} | " + " | ".join(_values(one, titles)) + " |")
+        known = [figures(one) for one in mine.values()]
+        means = [paper_table.spread([one.get(title) for one in known], _digits(title)) for title in titles]
         lines.append(f"| **{target}** | mean | " + " | ".join(means) + " |")
     return "\n".join(lines)
 
 
-def _value(one: Cell, title: str) -> str:
-    text = paper_table.number(figures(one).get(title), _digits(title))
-    return f"{text} ({chances(one)[title]:.3f})" if title in chances(one) else text
+def _values(one: Cell, titles: Sequence[str]) -> Iterator[str]:
+    found, by_chance = figures(one), chances(one)
+    for title in titles:
+        text = paper_table.number(found.get(title), _digits(title))
+        yield f"{text} ({by_chance[title]:.3f})" if title in by_chance else text
 
 
 def _digits(title: str) -> int:

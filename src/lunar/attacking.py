@@ -119,15 +119,13 @@ def attack_ledger(
             budget=budget,
             progress=progress,
         )
-        sources = {"model": model, "forget": forget} | {
-            name: source for name, source in (("retain", retain), ("control", control)) if source is not None
-        }
+        sources = {"model": model, "forget": forget, "retain": retain, "control": control}
         about = {
             "edit": opened.edit_hash(),
             "requests": [one.id for one in opened.requests()],
             "counts": counts,
             "retain_source": sets.retain_source,
-            "sources": {name: short_name(source) for name, source in sources.items()},
+            "sources": {name: short_name(source) for name, source in sources.items() if source is not None},
             "seconds": round(time.perf_counter() - started, 1),
         }
         content = _content(ladder, about)
@@ -191,7 +189,7 @@ def _asked(
     from lunar.metrics.refusal import is_refusal
     from lunar.requests.record import prompt_id
 
-    forgotten = {bytes(row) for part in state.joint.parts.values() for row in part.ids.tolist()}
+    forgotten = state.joint.forgotten()
     spared = [one for one in sets.retain if prompt_id(state.key, one) not in forgotten]
     chosen = sample(spared, RETAIN, f"{seed} attacked")
     forget = own_answers(loaded, sets.forget, name="forget", progress=progress)

@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 
 from lunar import cli_attack, cli_requests
 from lunar.errors import LunarError
-from lunar.options import Device, Json, Quiet, print_json, stages
+from lunar.options import Device, Groups, Json, Quiet, Seed, print_json, stages
 from lunar.settings import Settings
 
 
@@ -111,9 +111,7 @@ def unlearn(
         str | None,
         typer.Option(help="Whose answers to take on: unverifiable (default), refusal, or a file of prompts."),
     ] = None,
-    forget_group: Annotated[
-        list[str] | None, typer.Option(help="Forget this group of --forget; the others are retained. Repeatable.")
-    ] = None,
+    forget_group: Groups = None,
     target: Annotated[
         str | None,
         typer.Option(help="shift (default, most sparing), collapse (most robust) or split."),
@@ -198,9 +196,7 @@ def inspect(
         str | None, typer.Option(help="What to leave alone: a file or Hub data set (default: built-in prompts).")
     ] = None,
     reference: Annotated[str, typer.Option(help="unverifiable, refusal, or a file of prompts.")] = "unverifiable",
-    forget_group: Annotated[
-        list[str] | None, typer.Option(help="Forget this group of --forget; the others are retained. Repeatable.")
-    ] = None,
+    forget_group: Groups = None,
     target: Annotated[str, typer.Option(help="shift, collapse, split or gated.")] = "shift",
     trials: Annotated[int, typer.Option(min=1, help="How many of the best separated layers are tried.")] = 3,
     plot: Annotated[Path | None, typer.Option(help="Draw the layers into this .svg or .png file.")] = None,
@@ -257,9 +253,7 @@ def compare(
         str | None, typer.Option(help="What to leave alone, with answers (default: the other groups of --forget).")
     ] = None,
     reference: Annotated[str, typer.Option(help="unverifiable, refusal, or a file of prompts.")] = "unverifiable",
-    forget_group: Annotated[
-        list[str] | None, typer.Option(help="Forget this group of --forget; the others are retained. Repeatable.")
-    ] = None,
+    forget_group: Groups = None,
     methods: Annotated[str, typer.Option(help="all, or names separated by commas.")] = "all",
     search: Annotated[
         bool, typer.Option(help="Choose each method's settings on a part of the retain set, or take its paper's.")
@@ -270,7 +264,7 @@ def compare(
     holdout: Annotated[
         str | None, typer.Option(help="Records like the forgotten ones that the model never saw, for membership tests.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="For whatever draws random numbers.")] = 0,
+    seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,

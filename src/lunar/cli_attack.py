@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lunar.cli_requests import Folder
-from lunar.options import Device, Json, Quiet, print_json, stages
+from lunar.options import Device, Json, Quiet, Seed, print_json, stages
 
 commands = typer.Typer()
 
@@ -34,7 +34,7 @@ def attack(
         str | None,
         typer.Option(help="A model that never knew, attacked alike (default: wrong answers to like questions)."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="For whatever draws random numbers.")] = 0,
+    seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,

@@ -117,9 +117,7 @@ def export(
 ) -> None:
     """Write the edit as others can load it, load it again, and show that it does what it should."""
     from lunar.ledgers import export_ledger
-    from lunar.report import check_exports
 
-    check_exports([folder for folder in (adapter, merged) if folder is not None], ledger)
     with stages(as_json, quiet) as progress:
         result = export_ledger(ledger, adapter=adapter, merged=merged, device=device, progress=progress)
     if as_json:

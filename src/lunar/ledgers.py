@@ -17,7 +17,7 @@ from lunar.errors import LunarError, unknown
 from lunar.progress import Progress
 from lunar.recipe import RECIPE_FILE, found_model, retained_source
 from lunar.records import Record, read_records, split_by_group
-from lunar.report import REPORT_FILE, build_report, check_output, finite, short_name, to_json
+from lunar.report import REPORT_FILE, build_report, check_exports, check_output, finite, short_name, to_json
 from lunar.requests.store import Store
 from lunar.workflow import load, timed
 
@@ -119,6 +119,7 @@ def export_ledger(
     outputs = [folder for folder in (adapter, merged) if folder is not None]
     if not outputs:
         raise LunarError("Something to export was expected, but neither came: give --adapter DIR or --merged DIR.")
+    check_exports(outputs, ledger)
     for folder in outputs:
         check_output(folder)
     if not list_requests(ledger):

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from lunar.report.progress import Stages
 
 Device = Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda, … (default: cuda if there is one)")]
+Groups = Annotated[
+    list[str] | None,
+    typer.Option("--forget-group", help="Forget this group of --forget; the others are retained. Repeatable."),
+]
+Seed = Annotated[int, typer.Option(help="For whatever draws random numbers.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, and only the result itself.")]
 

@@ -115,8 +115,7 @@ def add(
     check_direct(loaded, site)
     _check_model(state.shared, loaded, site)
     # Whoever is forgotten is no neighbour: neither this request's own prompts nor those of an earlier one.
-    gone = {bytes(row) for part in state.joint.parts.values() for row in part.ids.tolist()}
-    gone |= {prompt_id(state.key, record) for record in forget}
+    gone = state.joint.forgotten() | {prompt_id(state.key, record) for record in forget}
     others = [record for record in names_from if prompt_id(state.key, record) not in gone]
     return _joined(state, "add", Work(loaded, progress), forget, others, name, forget_moments)
 
@@ -203,17 +202,15 @@ def _check_model(shared: Shared, loaded: LoadedModel, site: Site) -> None:
     Another tokenizer or chat template makes other tokens of the same prompt, and another configuration other
     activations of the same tokens.
     """
-    hashes = hashes_of(loaded.source)
-    if hashes is not None and shared.hashes is not None:
-        changed = sorted(name for name in hashes if hashes[name] != shared.hashes[name] and name != "weights")
-        if changed and hashes["weights"] == shared.hashes["weights"]:
-            raise LunarError(
-                f"The ledger was started with the same weights, but with another {' and '.join(changed)}: restore the "
-                "model's files as they were."
-            )
-    other = hashes is not None and shared.hashes is not None and hashes["weights"] != shared.hashes["weights"]
-    if other or fingerprint(torch.as_tensor(site.module(loaded.model).weight)) != shared.fingerprint:
+    hashes, known = hashes_of(loaded.source) or {}, shared.hashes or {}
+    changed = sorted(name for name in hashes.keys() & known.keys() if hashes[name] != known[name])
+    if "weights" in changed or fingerprint(torch.as_tensor(site.module(loaded.model).weight)) != shared.fingerprint:
         raise LunarError("The ledger was started with another model than this one: load the one it was made for.")
+    if changed:
+        raise LunarError(
+            f"The ledger was started with the same weights, but with another {' and '.join(changed)}: restore the "
+            "model's files as they were."
+        )
 
 
 def _share(joint: Joint, id: str, shared: Shared) -> Solution:

@@ -138,6 +138,10 @@ class Joint:
         """The requests in the order in which they are summed."""
         return sorted(self.parts.items(), key=lambda item: item[1].order())
 
+    def forgotten(self) -> set[bytes]:
+        """Ids of the prompts of all requests, but for those of which nothing was kept."""
+        return {key for part in self.parts.values() for key in _keys(part.ids)}
+
     @cached_property
     def pinned(self) -> Moments:
         """The sums over everything that asks for no change.

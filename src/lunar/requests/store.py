@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lunar.errors import LunarError
+from lunar.report import flush
 
 MANIFEST, LOCK, KEPT = "ledger.json", ".lock", "kept"
 FORMAT = 1
@@ -214,7 +215,7 @@ class Store:
             for path in self._unnamed():
                 if path.is_file() and path.name.endswith(KEPT_NAMES):
                     path.unlink()
-            _flush_folder(self.folder)
+            flush(self.folder)
         except OSError as error:
             raise unwritable(self.folder, error) from error
 
@@ -238,10 +239,9 @@ def write_file(place: Path, write: Writer) -> None:
         os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
         write(partial)
         partial.chmod(0o600)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        flush(partial)
         os.replace(partial, place)
-        _flush_folder(place.parent)
+        flush(place.parent)
     except OSError:
         raise
     except Exception as error:
@@ -286,14 +286,6 @@ def _lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)  # which gives the lock back
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write_text(path: Path, text: str) -> None:
