@@ -66,7 +66,8 @@ WHOLE = {
     "changed": "changed_parameters",
 }
 ORDER = ("DS", "DS, unseen", *COLUMNS, "utility", "forget quality", "seconds", "peak MiB", "changed")
-OUR_METHOD, PAPER = "shift", "lunar-reference"
+SUMMARISED, PAPER = ("shift", "gated"), "lunar-reference"
+"""Ours in the summary, the default first; and LUNAR as published."""
 CONTROLS = (PAPER, "prompt", RETAIN_ONLY)
 """Not baselines of the literature: LUNAR as published has a column of its own, and the others bound what can be had."""
 DIGITS = {"DS": 1, "DS, unseen": 1, "seconds": 1, "peak MiB": 0}
@@ -258,28 +259,38 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def summary(found: Mapping[str, Sequence[Row]]) -> str:
-    """Markdown: a line for each table, our method's Deviation Score beside the best baseline's and the paper's.
+    """Markdown: a line for each table, our methods' Deviation Scores beside the best baseline's and the paper's.
 
-    Where groups were left out of the retain data, retain is measured on those.
+    Where groups were left out of the retain data, retain is measured on those. In brackets the share of coherent
+    refusals, without which a low score is worth little. How many times lower goes by the first of ours.
     """
-    lines = ["| | score | shift | best of the literature | times lower | lunar-reference | times lower |"]
-    lines.append("| --- " * 7 + "|")
+    lines = [f"| | score | {' | '.join(SUMMARISED)} | best of the literature | times lower | {PAPER} | times lower |"]
+    lines.append("| --- " * (6 + len(SUMMARISED)) + "|")
     for title, rows in found.items():
         score = "DS, unseen" if any(one is not None for one in column(rows, "DS, unseen")) else "DS"
-        means = {
-            method: statistics.fmean(known)
-            for method, mine in by_method(rows).items()
-            if (known := [one for one in column(mine, score) if one is not None])
-        }
-        literature = {name: value for name, value in means.items() if name not in (*OURS, UNTOUCHED, *CONTROLS)}
-        ours, best = means.get(OUR_METHOD), min(literature, key=literature.__getitem__, default="")
-        cells = [title, score, number(ours, 1), f"{best} {number(literature.get(best), 1)}", _ratio(means, best)]
-        lines.append("| " + " | ".join([*cells, number(means.get(PAPER), 1), _ratio(means, PAPER)]) + " |")
+        means = {method: (mean(mine, score), mean(mine, "refusals")) for method, mine in by_method(rows).items()}
+        others = {name: pair[0] for name, pair in means.items() if name not in (*OURS, UNTOUCHED, *CONTROLS)}
+        literature = {name: value for name, value in others.items() if value is not None}
+        best = min(literature, key=literature.__getitem__, default="")
+        cells = [title, score, *(_pair(means.get(name)) for name in SUMMARISED), f"{best} {_pair(means.get(best))}"]
+        cells += [_ratio(means, best), _pair(means.get(PAPER)), _ratio(means, PAPER)]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _ratio(means: Mapping[str, float], other: str) -> str:
-    ours, value = means.get(OUR_METHOD), means.get(other)
+def mean(rows: Sequence[Row], title: str) -> float | None:
+    """Over the requests that have a value; None where none has."""
+    known = [one for one in column(rows, title) if one is not None]
+    return statistics.fmean(known) if known else None
+
+
+def _pair(pair: tuple[float | None, float | None] | None) -> str:
+    score, refusals = pair or (None, None)
+    return "–" if score is None else f"{score:.1f} ({number(refusals, 2)})"
+
+
+def _ratio(means: Mapping[str, tuple[float | None, float | None]], other: str) -> str:
+    ours, value = means.get(SUMMARISED[0], (None,))[0], means.get(other, (None,))[0]
     return number(value / ours if ours and value is not None else None, 1)
 
 

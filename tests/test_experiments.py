@@ -198,7 +198,7 @@ def test_robustness_attacks_every_target_once_and_draws_the_frontier(toy, monkey
 def test_the_summary_sets_our_method_beside_the_best_baseline_and_the_paper():
     def rows(**scores):
         return [
-            {"method": method, "values": {"DS": value, "DS, unseen": 2 * value}}
+            {"method": method, "values": {"DS": value, "DS, unseen": 2 * value, "refusals": 0.5}}
             for method, values in scores.items()
             for value in values
         ]
@@ -206,7 +206,8 @@ def test_the_summary_sets_our_method_beside_the_best_baseline_and_the_paper():
     scores = {"original": [100, 100], "shift": [1, 3], "idk": [5, 7], "kl": [9, 9], "prompt": [1, 1]}
     found = {"llama, half": rows(**scores, **{"lunar-reference": [10, 30]})}
     assert paper_table.summary(found).splitlines()[-1] == (
-        "| llama, half | DS, unseen | 4.0 | idk 12.0 | 3.0 | 40.0 | 10.0 |"
+        "| llama, half | DS, unseen | 4.0 (0.50) | – | idk 12.0 (0.50) | 3.0 | 40.0 (0.50) | 10.0 |"
     )
     all_given = [{"method": method, "values": {"DS": value}} for method, value in (("shift", 0.0), ("rmu", 4.0))]
-    assert paper_table.summary({"a, all": all_given}).splitlines()[-1] == "| a, all | DS | 0.0 | rmu 4.0 | – | – | – |"
+    last = paper_table.summary({"a, all": all_given}).splitlines()[-1]
+    assert last == "| a, all | DS | 0.0 (–) | – | rmu 4.0 (–) | – | – | – |"
