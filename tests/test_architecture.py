@@ -20,6 +20,7 @@ ORDER = [
     "checkpoints",
     "names",
     "records",
+    "rewordings",
     "neighbours",
     "recipe",
     "prompts",

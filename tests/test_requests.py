@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -61,11 +62,14 @@ def distance(first, second):
 
 @pytest.mark.parametrize("target", ["shift", "collapse", "split"])
 def test_one_request_is_what_unlearn_finds(tmp_path, loaded, target):
-    settings = Settings(target=target, layer=1, ridge=1e-2, tail=2, neighbours=12, strength=1.5)
+    settings = Settings(target=target, layer=1, ridge=1e-2, tail=2, neighbours=12, strength=1.5, rewordings=2)
     ledger = made(tmp_path / "ledger", loaded, "one", settings=settings)
     found = unlearn(loaded, REQUESTS["one"], retain=RETAIN, reference=REFERENCE, settings=settings)
     assert distance(ledger, found.edit) < 1e-6
     assert ledger.edit().settings == dict(found.edit.settings)
+    gate = next(iter(ledger.state().joint.gates().values()))
+    assert torch.allclose(gate.values.sort().values, found.gate.values.sort().values, atol=1e-6)
+    assert torch.allclose(gate.leave_one_out.sort().values, found.gate.leave_one_out.sort().values, atol=1e-6)
 
 
 @pytest.mark.parametrize("target", ["shift", "collapse", "split"])
@@ -165,9 +169,7 @@ def test_neighbours_of_one_request_that_another_forgets_are_not_pinned(tmp_path,
     joint = made(tmp_path / "ledger", loaded, "one", "two").state().joint
     (first, part), (second, other) = joint.ordered()
     alone = joint.pinned
-    shared = type(part)(
-        part.inner, part.from_end, part.prompt, part.residual, part.ids, part.neighbour_moments(), other.ids[:1]
-    )
+    shared = replace(part, neighbours=part.neighbour_moments(), neighbour_ids=other.ids[:1])
     both = type(joint)(joint.base, {first: shared, second: other}, joint.settings, joint.tail).pinned
     rows = other.inner[other.prompt == 0].double()
     weights = torch.where(other.from_end[other.prompt == 0] == 0, joint.settings.retain_weight, 1.0).double()

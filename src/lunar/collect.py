@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lunar import targets
@@ -21,21 +21,53 @@ from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
 from lunar.models import LoadedModel, Site, context_length, find_sites
 from lunar.moments import Moments, ReferenceMean
+from lunar.neighbours import neighbours
 from lunar.progress import Progress
 from lunar.prompts import TokenSequence, encode_all
 from lunar.records import Record
+from lunar.rewordings import reworded_sample, rewordings
 from lunar.settings import TAIL, Settings
 from lunar.solve import Gate, Solution, gate, solve
 
 
 @dataclass(frozen=True)
 class Sets:
-    """The record sets of a request; `neighbours` are pinned like retain prompts."""
+    """The record sets of a request.
+
+    Attributes:
+        forget: as they were given.
+        retain: to be pinned, with their answers.
+        neighbours: pinned like them.
+        reference: what the model declines.
+        rewordings: redirected like the forget prompts; the i-th is one of forget prompt i mod their number.
+    """
 
     forget: Sequence[Record]
     retain: Sequence[Record]
     neighbours: Sequence[Record]
     reference: Sequence[Record]
+    rewordings: Sequence[Record] = ()
+
+    @classmethod
+    def of(
+        cls, forget: Sequence[Record], retain: Sequence[Record], reference: Sequence[Record], settings: Settings
+    ) -> Sets:
+        """With the neighbours and rewordings that the settings ask for."""
+        again = rewordings(forget, settings.rewordings, settings.seed)
+        return cls(forget, retain, neighbours_of(forget, retain, settings), reference, again)
+
+    @property
+    def redirected(self) -> list[Record]:
+        """The forget prompts, then their rewordings."""
+        return [*self.forget, *self.rewordings]
+
+
+def neighbours_of(forget: Sequence[Record], retain: Sequence[Record], settings: Settings) -> list[Record]:
+    """What is pinned beside the retain prompts: neighbours, and some of either in the forms of the rewordings."""
+    found = neighbours(forget, retain, settings.neighbours, settings.seed) if settings.neighbours else []
+    if not settings.rewordings:
+        return found
+    return [*found, *reworded_sample([*retain, *found], max(1, settings.neighbours // 2), settings.seed)]
 
 
 @dataclass(frozen=True)
@@ -49,7 +81,8 @@ class Problem:
         inner: [rows, m] write-back inputs of the redirected rows.
         residual: [rows, d] the layer's outputs there.
         position: [rows] counted from the prompt's end; answer tokens count as its last token.
-        prompt: [rows] which forget prompt a row belongs to.
+        prompt: [rows] which forget prompt a row belongs to, as it was given or reworded.
+        reworded: [rows] whether the row is of a rewording.
     """
 
     site: Site
@@ -59,6 +92,7 @@ class Problem:
     residual: Float[Tensor, "rows d"]
     position: Int[Tensor, " rows"]
     prompt: Int[Tensor, " rows"]
+    reworded: Bool[Tensor, " rows"]
 
     def _weights(self, settings: Settings) -> Float[Tensor, " rows"]:
         return torch.full((len(self.inner),), settings.forget_weight, dtype=torch.float64)
@@ -70,10 +104,11 @@ class Problem:
         return solve(self.moments, self.inner, terms, settings.ridge)
 
     def gate(self, settings: Settings) -> Gate:
-        """How the last tokens of the forget prompts are recognised."""
+        """How the last tokens of the forget prompts are recognised, each left out with its rewordings."""
         last = self.position == 0
         weights = self._weights(settings)[last]
-        return gate(self.moments, self.inner[last], weights, self.prompt[last], settings.ridge)
+        found = gate(self.moments, self.inner[last], weights, self.prompt[last], settings.ridge)
+        return found.of(~self.reworded[last])
 
 
 @dataclass
@@ -164,7 +199,7 @@ def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings, *
                 means[layer].update(rows.residual, rows.from_end)
     found = {}
     with work.stage("forget"):
-        batches = list(work.capture("forget", sites, sets.forget, with_answer=settings.redirect_answers))
+        batches = list(work.capture("forget", sites, sets.redirected, with_answer=settings.redirect_answers))
         for site in sites:
             rows = join([batch[site.layer] for batch in batches])
             redirected = rows.from_end < tail
@@ -177,7 +212,8 @@ def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings, *
                 rows.inner[redirected],
                 rows.residual[redirected],
                 rows.from_end[redirected].clamp(min=0),
-                rows.sequence[redirected],
+                rows.sequence[redirected] % len(sets.forget),
+                rows.sequence[redirected] >= len(sets.forget),
             )
     with work.stage("retain"):
         for batch in work.capture("retain", sites, [*sets.retain, *sets.neighbours], with_answer=True):

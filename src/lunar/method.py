@@ -14,7 +14,6 @@ from lunar.edit import Edit
 from lunar.errors import LunarError
 from lunar.gated import build
 from lunar.models import LoadedModel, Site, site_at
-from lunar.neighbours import neighbours
 from lunar.progress import Progress
 from lunar.prompts import default_retain_records, reference_records
 from lunar.records import Record, check_disjoint
@@ -72,9 +71,7 @@ def unlearn(
     """
     task = prepare(loaded, forget, retain, reference, settings or Settings(), progress)
     settings, site, work = task.settings, task.site, task.work
-    retained, referred = task.retain, task.reference
-    beside = neighbours_of(forget, retained, settings)
-    sets = Sets(forget, retained, beside, referred)
+    sets = Sets.of(forget, task.retain, task.reference, settings)
     problem = collect(work, [site], sets, settings)[site.layer]
     card = asdict(settings) | {"layer": site.layer, "tail": tail_of(settings)}
     with work.stage("solve", announced=True):
@@ -85,9 +82,10 @@ def unlearn(
         edit = build(work, sets, problem, settings).edit(loaded, site, card)
     counts = {
         "forget_prompts": len(forget),
-        "retain_prompts": len(retained),
-        "neighbour_prompts": len(beside),
-        "reference_prompts": len(referred),
+        "rewordings": len(sets.rewordings),
+        "retain_prompts": len(sets.retain),
+        "neighbour_prompts": len(sets.neighbours),
+        "reference_prompts": len(sets.reference),
         "redirected_rows": len(problem.inner),
         "pinned_rows": problem.moments.rows,
     }
@@ -132,11 +130,6 @@ def prepare(
     site = site_at(loaded.model, int(settings.layer))
     check_direct(loaded, site)
     return Task(work, site, settings, retained, referred, choice)
-
-
-def neighbours_of(forget: Sequence[Record], retain: Sequence[Record], settings: Settings) -> list[Record]:
-    """The neighbours that the settings ask for."""
-    return neighbours(forget, retain, settings.neighbours, settings.seed) if settings.neighbours else []
 
 
 def _check_records(name: str, records: Sequence[Record]) -> None:

@@ -62,6 +62,8 @@ class Settings:
         retain_weight: weight of retain prompts' last tokens and of retain answers; other pinned rows weigh 1.
         neighbours: how many prompts like the forget prompts, about other names, are pinned as well; more spare those
             who share a part of a name or a phrasing with the forgotten, and cost a pass over them.
+        rewordings: in how many other forms each forget prompt is redirected as well; half as many prompts as there are
+            neighbours are then pinned in these forms. More recognise unseen phrasings, and spare a little less.
         seed: for whatever draws random numbers; here, the invented names.
     """
 
@@ -74,6 +76,7 @@ class Settings:
     forget_weight: float = 150.0
     retain_weight: float = 10.0
     neighbours: int = 600
+    rewordings: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -93,3 +96,7 @@ class Settings:
             raise LunarError(f"At least 1 token of each prompt must be redirected, but a tail of {self.tail} came.")
         if not (self.forget_weight > 0 and self.retain_weight > 0):
             raise LunarError("The weights of forget and retain rows must be above 0: the usual values are 150 and 10.")
+        if self.neighbours < 0 or self.rewordings < 0:
+            raise LunarError(
+                "The numbers of neighbours and rewordings must be at least 0: the usual ones are 600 and 0."
+            )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lunar.errors import LunarError
@@ -62,6 +62,10 @@ class Gate:
     vector: Float[Tensor, " m"]
     values: Float[Tensor, " rows"]
     leave_one_out: Float[Tensor, " rows"]
+
+    def of(self, rows: Bool[Tensor, " rows"]) -> Gate:
+        """The same detector with the readings of some rows alone."""
+        return Gate(self.vector, self.values[rows], self.leave_one_out[rows])
 
 
 def _check(moments: Moments, inner: Tensor, weights: Tensor, ridge: float) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from lunar.attacks.attack import Attack, Case, Variant
-from lunar.attacks.rewriting import rewritten, with_prompt
+from lunar.attacks.rewriting import rewritten
 from lunar.records import Record
+from lunar.rewordings import with_prompt
 
 CASES: dict[str, Callable[[str], str]] = {"lower": str.lower, "upper": str.upper, "title": str.title}
 

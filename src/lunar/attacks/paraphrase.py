@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from lunar.attacks.attack import Attack, Case, Variant
-from lunar.attacks.rewriting import in_form, rewritten, with_prompt
+from lunar.attacks.rewriting import rewritten
 from lunar.records import Record
+from lunar.rewordings import in_form, with_prompt
 
 FORMS = {
     "wondering": "I was wondering about something. {question}",

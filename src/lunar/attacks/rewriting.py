@@ -20,16 +20,6 @@ def rewritten(loaded: LoadedModel, rewrite: Callable[[Record], Record]) -> Itera
     yield Attacked(loaded, lambda records: [Asked(rewrite(record)) for record in records])
 
 
-def with_prompt(record: Record, prompt: str) -> Record:
-    """The record with another last user message."""
-    return replace(record, messages=(*record.messages[:-1], ("user", prompt)))
-
-
-def in_form(form: str) -> Callable[[Record], Record]:
-    """A rewriting that puts the question into the place of {question} in a form."""
-    return lambda record: with_prompt(record, form.replace("{question}", record.prompt))
-
-
 def under_system(instruction: str) -> Callable[[Record], Record]:
     """A rewriting that puts an instruction before the conversation, in front of a system message that is there."""
 

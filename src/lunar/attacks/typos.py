@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from functools import partial
 
 from lunar.attacks.attack import Attack, Case, Variant
-from lunar.attacks.rewriting import rewritten, with_prompt
+from lunar.attacks.rewriting import rewritten
 from lunar.neighbours import name_spans
 from lunar.records import Record
+from lunar.rewordings import with_prompt
 
 SHARE = 0.3
 SHORTEST = 4

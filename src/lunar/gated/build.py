@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lunar.activations import join
@@ -80,7 +80,7 @@ def build(work: Work, sets: Sets, problem: Problem, settings: Settings) -> Gated
     pinned = [*sets.retain, *answered, *sets.neighbours[ANSWERED:]]
     with work.stage("bar"):
         seen = _look(work, site, reader, pinned)
-    channels = channels_of(problem.inner, min(site.width // WIDTH_SHARE, reader.site.inner_width // 4))
+    channels = _channels(problem, min(site.width // WIDTH_SHARE, reader.site.inner_width // 4))
     with work.stage("flags", announced=True):
         flags = find_flags(
             problem.moments.second,
@@ -98,12 +98,20 @@ def build(work: Work, sets: Sets, problem: Problem, settings: Settings) -> Gated
         solution = flags.solution()
         flagging = edit_of(loaded, site, solution, {}, 1.0)
     with work.stage("units"), flagging.applied(loaded.model):
-        inputs, residual = _last(work, "flags", reader, sets.forget)
+        inputs, residual = _last(work, "flags", reader, sets.redirected)
         others, _ = _last(work, "other prompts", reader, pinned)
     wanted = _reference(work, reader, sets.reference) - residual.double()
     strength = 1.0 if settings.strength is None else settings.strength
     units = find_units(loaded, reader, flags, seen.use, channels, inputs, strength * wanted, others)
     return Gated(solution, _behind(loaded, reader, units), units)
+
+
+def _channels(problem: Problem, most: int) -> Int[Tensor, " rows"]:
+    """Each redirected row's channel; a prompt and its rewordings share one."""
+    given = ~problem.reworded
+    of_prompt = torch.empty(int(given.sum()), dtype=torch.long)
+    of_prompt[problem.prompt[given]] = channels_of(problem.inner[given], most)
+    return of_prompt[problem.prompt]
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from lunar.collect import Work, check_direct, tail_of
+from lunar.collect import Work, check_direct, neighbours_of, tail_of
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
-from lunar.method import Unlearned, neighbours_of, prepare
+from lunar.method import Unlearned, prepare
 from lunar.models import LoadedModel, Site, site_at
 from lunar.neighbours import prompt_names
 from lunar.preflight import check_ledger

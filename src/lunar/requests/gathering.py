@@ -18,6 +18,7 @@ from lunar.moments import Moments, ReferenceMean
 from lunar.records import Record
 from lunar.requests.parts import Base, Part, symmetric
 from lunar.requests.record import ID_BYTES, prompt_id
+from lunar.rewordings import rewordings
 from lunar.settings import Settings
 
 
@@ -38,14 +39,17 @@ def gather_base(
 def gather_part(
     work: Work, site: Site, forget: Sequence[Record], beside: Sequence[Record], settings: Settings, key: bytes
 ) -> Part:
-    """What is kept of a request, from a pass over its prompts and over its neighbours."""
+    """What is kept of a request, from a pass over its prompts, their rewordings and neighbours."""
+    redirected = [*forget, *rewordings(forget, settings.rewordings, settings.seed)]
+    given = torch.arange(len(redirected)) % len(forget)
     with work.stage("forget"):
-        batches = list(work.capture("forget", [site], forget, with_answer=settings.redirect_answers))
+        batches = list(work.capture("forget", [site], redirected, with_answer=settings.redirect_answers))
         rows = join([batch[site.layer] for batch in batches])
     with work.stage("neighbours"):
         moments = _sums(work, "neighbours", site, beside, settings)
     residual = rows.residual[rows.from_end < tail_of(settings)]
-    return Part(rows.inner, rows.from_end, rows.sequence, residual, ids_of(key, forget), moments, ids_of(key, beside))
+    ids, neighbour_ids = ids_of(key, redirected), ids_of(key, beside)
+    return Part(rows.inner, rows.from_end, rows.sequence, given, residual, ids, moments, neighbour_ids)
 
 
 def ids_of(key: bytes, records: Sequence[Record]) -> Tensor:

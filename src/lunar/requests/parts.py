@@ -32,7 +32,7 @@ from lunar.settings import Settings
 from lunar.solve import Gate, Solution, gate, solve
 from lunar.targets import Term
 
-FORMAT = "lunar part 1"
+FORMAT = "lunar part 2"
 
 Kept = TypeVar("Kept")
 
@@ -77,9 +77,10 @@ class Part:
     Attributes:
         inner: [tokens, m] write-back inputs of all tokens of its prompts, in the model's precision.
         from_end: [tokens] counted from the prompt's end; answer tokens are negative.
-        prompt: [tokens] which of its prompts a token belongs to.
+        prompt: [tokens] which of its prompts, or of their rewordings, a token belongs to.
+        given: [prompts] which prompt each of these is in other words; those that were given come first, in order.
         residual: [redirected, d] the layer's outputs at the redirected tokens, in the order of the tokens.
-        ids: of its prompts.
+        ids: [prompts, 16] of its prompts and rewordings.
         neighbours: moments of its neighbours, or the file that holds them: they are much larger than the rest.
         neighbour_ids: of these.
     """
@@ -87,6 +88,7 @@ class Part:
     inner: Float[Tensor, "tokens m"]
     from_end: Int[Tensor, " tokens"]
     prompt: Int[Tensor, " tokens"]
+    given: Int[Tensor, " prompts"]
     residual: Float[Tensor, "redirected d"]
     ids: Ids
     neighbours: Moments | Path
@@ -216,21 +218,29 @@ class Joint:
         return solve(self.pinned, inner, terms, self.settings.ridge)
 
     def gates(self) -> dict[str, Gate]:
-        """How the last prompt tokens of each request are recognised among those of all of them."""
+        """How the last prompt tokens of each request are recognised among those of all of them.
+
+        A prompt is left out together with its rewordings.
+        """
         lasts = [(name, part, part.from_end == 0) for name, part in self.ordered()]
         inner = torch.cat([part.inner[last] for _, part, last in lasts])
-        prompts = torch.arange(len(inner))  # one last token per prompt
+        # One number per prompt of any request.
+        numbered = [len(lasts) * part.given[part.prompt[last]] for _, part, last in lasts]
+        prompts = torch.cat([place + numbers for place, numbers in enumerate(numbered)])
         weights = torch.full((len(inner),), self.settings.forget_weight, dtype=torch.float64)
         found = gate(self.pinned, inner, weights, prompts, self.settings.ridge)
         sizes = [int(last.sum()) for _, _, last in lasts]
         values, left_out = found.values.split(sizes), found.leave_one_out.split(sizes)
-        return {name: Gate(found.vector, values[place], left_out[place]) for place, (name, _, _) in enumerate(lasts)}
+        return {
+            name: Gate(found.vector, values[place], left_out[place]).of(part.prompt[last] <= part.given.max())
+            for place, (name, part, last) in enumerate(lasts)
+        }
 
 
 def reach(part: Part, edit: Edit, base: Base, tail: int) -> Float[Tensor, " prompts"]:
     """How far an edit moves each last prompt token towards the reference mean: 1 is all the way, 0 not at all.
 
-    It is (ΔW h)·r / r·r, with r the mean shift of the part's own last tokens.
+    It is (ΔW h)·r / r·r, with r the mean shift of the part's own last tokens, those of rewordings among them.
     """
     last = part.from_end[part.redirected(tail)] == 0
     residual, inner = part.residual[last], part.inner[part.from_end == 0].double()
@@ -249,7 +259,7 @@ def symmetric(moments: Moments) -> Moments:
 
 # Files
 
-_THIN = ("inner", "from_end", "prompt", "residual", "ids", "neighbour_ids")
+_THIN = ("inner", "from_end", "prompt", "given", "residual", "ids", "neighbour_ids")
 
 
 def _names(name: str) -> tuple[str, str]:

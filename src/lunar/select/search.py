@@ -14,7 +14,6 @@ from lunar.collect import Problem, Sets, Work, collect, editable
 from lunar.errors import LunarError
 from lunar.gated import build, can_build
 from lunar.models import LoadedModel, Site
-from lunar.neighbours import neighbours
 from lunar.records import Record, sample
 from lunar.select.choice import Choice, Confirmation, Effort
 from lunar.select.feasible import check_separable, check_words
@@ -72,10 +71,11 @@ def choose(
         return choose_by_answers(loaded, forget, reference, settings, work)
     sites = editable(loaded)
     kept, held = hold_out(retain, settings.seed)
-    beside = neighbours(forget, kept, settings.neighbours, settings.seed) if settings.neighbours else []
     judged = {record.messages for record in held}
-    sets = Sets(forget, kept, [record for record in beside if record.messages not in judged], reference)
-    effort = Effort(sum(work.tokens(group) for group in (forget, retain, sets.neighbours, reference)), len(sites))
+    sets = Sets.of(forget, kept, reference, settings)
+    sets = replace(sets, neighbours=[record for record in sets.neighbours if record.messages not in judged])
+    asked = (sets.redirected, retain, sets.neighbours, reference)
+    effort = Effort(sum(work.tokens(group) for group in asked), len(sites))
 
     with work.stage("profile"):
         lines = _profile(work, sites, sets, [*kept, *held], settings, effort)
@@ -84,7 +84,8 @@ def choose(
     warnings = [*check_separable(lines, len(forget), len(retain), refuse), *check_words(words, refuse)]
     best = _best(loaded, sites, lines, settings, most)
     problems = _problems(work, [sites[layer] for layer in sorted(best)], sets, settings)
-    effort.add(sum(work.tokens(group) for group in (forget, kept, sets.neighbours, reference)), max(best) + 1)
+    needed = (sets.redirected, kept, sets.neighbours, reference)
+    effort.add(sum(work.tokens(group) for group in needed), max(best) + 1)
     with work.stage("trials", announced=True):
         bench = Bench(loaded, [sites[layer] for layer in sorted(best)], words, sample(held, JUDGED, settings.seed))
         effort.add(bench.forget_tokens + bench.retain_tokens, max(best) + 1)
@@ -193,7 +194,7 @@ def _candidate(work: Work, sets: Sets, problem: Problem, settings: Settings, eff
     layers = problem.site.layer + 2
     pinned = sum(work.tokens(group) for group in (sets.retain, sets.neighbours))
     # Once to look at the pinned prompts, once more with the flags in place.
-    effort.add(2 * pinned + sum(work.tokens(group) for group in (sets.forget, sets.reference)), layers)
+    effort.add(2 * pinned + sum(work.tokens(group) for group in (sets.redirected, sets.reference)), layers)
     built = build(Work(work.loaded, work.progress), sets, problem, settings)
     return Candidate(problem.site, built.solution, built.behind)
 
