@@ -25,9 +25,10 @@ from lunar.prompts import TokenSequence
 class Captured:
     """Activations of some tokens, one row each, in the model's dtype and on its device; no padding.
 
-    `inner` is the input of the write-back matrix and `residual` the output of its decoder layer. `sequence` is the
-    index into the sequences that were given. `from_end` counts from the prompt's end: 0 for the last prompt token, 1
-    for the one before; answer tokens are negative, -1 for the first.
+    `inner` is the input of the write-back matrix and `residual` the residual stream behind it: the output of its
+    decoder layer or, where the matrix ends the attention, the layer's input plus what the matrix writes. `sequence` is
+    the index into the sequences that were given. `from_end` counts from the prompt's end: 0 for the last prompt token,
+    1 for the one before; answer tokens are negative, -1 for the first.
     """
 
     inner: Float[Tensor, "tokens m"]
@@ -143,32 +144,6 @@ def join(batches: Sequence[Captured]) -> Captured:
     )
 
 
-def writes_directly(model: PreTrainedModel, site: Site, *, tolerance: float = 1e-2) -> bool:
-    """Whether what the site's matrix writes reaches its layer's output unchanged, tried out on three tokens.
-
-    False where the layer normalises or scales its MLP's output before or after adding it (Gemma 2 and 3, OLMo 2,
-    Granite): there a change of the matrix does not change the layer's output by the same amount, and the least squares
-    over the layer's output does not hold. `tolerance` is relative to the change that was written.
-    """
-    sequence = TokenSequence((0, 1, 2), 3)
-    before = capture_all(model, site, [sequence]).residual
-    # As large as the activations themselves, so that rounding in 16 bits stays below the tolerance.
-    size = before.float().square().mean().sqrt().clamp_min(1.0)
-    signs = torch.arange(site.width, device=before.device) % 2 * 2 - 1
-    change = (size * signs).to(before.dtype)
-
-    def add(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        return output + change.to(output.device)
-
-    handle = site.module(model).register_forward_hook(add)
-    try:
-        after = capture_all(model, site, [sequence]).residual
-    finally:
-        handle.remove()
-    error = (after.float() - before.float() - change.float()).square().mean().sqrt()
-    return bool(error <= tolerance * size)
-
-
 # Shared with `lunar.generation`
 
 
@@ -269,10 +244,27 @@ class _Watch:
     def __init__(self, site: Site, shape: tuple[int, int], kept: Tensor, deepest: bool) -> None:
         self.site, self.shape, self.kept, self.deepest = site, shape, kept, deepest
         self.seen: dict[str, Tensor] = {}
+        self.layer_input: Tensor | None = None
+
+    def hook(self, model: PreTrainedModel) -> list[Any]:
+        """Register the hooks; returns their handles."""
+        matrix, layer = self.site.module(model), self.site.layer_module(model)
+        handles = [matrix.register_forward_pre_hook(self.read_inner)]
+        if self.site.before_mlp:
+            handles.append(layer.register_forward_pre_hook(self.read_layer_input, with_kwargs=True))
+            return [*handles, matrix.register_forward_hook(self.read_written)]
+        return [*handles, layer.register_forward_hook(self.read_residual)]
 
     def read_inner(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         rows = inputs[0].detach().reshape(-1, self.site.inner_width)
         self.seen["inner"] = rows[self.kept.to(rows.device)]
+
+    def read_layer_input(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self.layer_input = (inputs[0] if inputs else named["hidden_states"]).detach()
+
+    def read_written(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        assert self.layer_input is not None  # the layer began before its matrix was used
+        self.read_residual(module, inputs, self.layer_input + output.detach().reshape(self.layer_input.shape))
 
     def read_residual(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         residual = (output[0] if isinstance(output, tuple) else output).detach()
@@ -303,11 +295,10 @@ def _run(
     if "position_ids" in inspect.signature(body.forward).parameters:
         # Absolute position embeddings would count the padding otherwise.
         arguments["position_ids"] = positions
-    handles = []
+    handles: list[Any] = []
     try:
         for watch in watches:
-            handles.append(watch.site.module(model).register_forward_pre_hook(watch.read_inner))
-            handles.append(watch.site.layer_module(model).register_forward_hook(watch.read_residual))
+            handles += watch.hook(model)
         with torch.no_grad(), evaluation_mode(model):
             body(**arguments)
     except _Stop:

@@ -16,11 +16,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lunar import targets
-from lunar.activations import Captured, capture_layers, join, writes_directly
+from lunar.activations import Captured, capture_layers, join
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
 from lunar.models import LoadedModel, Site, context_length, find_sites
 from lunar.moments import Moments, ReferenceMean
+from lunar.passage import NORMALISED, Passage, RowSize, passage_of, written
 from lunar.progress import Progress
 from lunar.prompts import TokenSequence, encode_all
 from lunar.records import Record
@@ -44,6 +45,7 @@ class Problem:
 
     Attributes:
         site: the matrix.
+        passage: how what it writes arrives in the residual stream.
         mean: of the residuals of the reference prompts, per position from their end.
         moments: sums over the pinned rows.
         inner: [rows, m] write-back inputs of the redirected rows.
@@ -53,6 +55,7 @@ class Problem:
     """
 
     site: Site
+    passage: Passage
     mean: ReferenceMean
     moments: Moments
     inner: Float[Tensor, "rows m"]
@@ -64,7 +67,7 @@ class Problem:
         return torch.full((len(self.inner),), settings.forget_weight, dtype=torch.float64)
 
     def solve(self, settings: Settings) -> Solution:
-        """The change of the matrix at strength 1."""
+        """The change of the residual stream at strength 1, as a matrix that wrote straight to it would make it."""
         weights = self._weights(settings)
         terms = targets.build(settings.target, self.mean.mean(), self.residual, self.position, weights)
         return solve(self.moments, self.inner, terms, settings.ridge)
@@ -129,19 +132,32 @@ class Work:
 
 
 def editable(loaded: LoadedModel) -> tuple[Site, ...]:
-    """The sites of all layers; refused where a change of them would not reach the layers' outputs as it is."""
+    """The sites of all layers; refused where it is not understood how what the first writes arrives."""
     sites = find_sites(loaded.model)
-    check_direct(loaded, sites[0])
+    passage_of(loaded.model, sites[0])
     return sites
 
 
-def check_direct(loaded: LoadedModel, site: Site) -> None:
-    """Raise LunarError where a change of the site's matrix would not reach the layer's output as it is."""
-    if not writes_directly(loaded.model, site):
-        raise LunarError(
-            f"{site.module_name} was expected to write straight to the residual stream, but its layer rescales what it "
-            "writes (as Gemma 2 and OLMo 2 do): such models cannot be edited yet."
-        )
+def measured(
+    work: Work, sites: Sequence[Site], reference: Sequence[Record], tail: int
+) -> tuple[dict[int, ReferenceMean], dict[int, Passage]]:
+    """By layer, the reference mean and the passage, from one pass over the reference prompts.
+
+    Raises LunarError where it is not understood how what a matrix writes arrives in the residual stream.
+    """
+    model = work.loaded.model
+    passages = {site.layer: passage_of(model, site) for site in sites}
+    means = {site.layer: ReferenceMean.zeros(tail, site.width) for site in sites}
+    sizes = {site.layer: RowSize() for site in sites}
+    with work.stage("reference"):
+        for batch in work.capture("reference", sites, reference, with_answer=False):
+            for site in sites:
+                rows = batch[site.layer]
+                means[site.layer].update(rows.residual, rows.from_end)
+                if passages[site.layer].kind == NORMALISED:
+                    last = (rows.from_end >= 0) & (rows.from_end < tail)
+                    sizes[site.layer].update(written(model, site, rows.inner[last]))
+    return means, {layer: passage.sized(sizes[layer]) for layer, passage in passages.items()}
 
 
 def tail_of(settings: Settings) -> int:
@@ -156,12 +172,8 @@ def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings, *
     their weight: the sums are the same in expectation and cost less, which is enough for a search.
     """
     tail = tail_of(settings)
-    means = {site.layer: ReferenceMean.zeros(tail, site.width) for site in sites}
+    means, passages = measured(work, sites, sets.reference, tail)
     moments = {site.layer: Moments.zeros(site.inner_width) for site in sites}
-    with work.stage("reference"):
-        for batch in work.capture("reference", sites, sets.reference, with_answer=False):
-            for layer, rows in batch.items():
-                means[layer].update(rows.residual, rows.from_end)
     found = {}
     with work.stage("forget"):
         batches = list(work.capture("forget", sites, sets.forget, with_answer=settings.redirect_answers))
@@ -172,6 +184,7 @@ def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings, *
             moments[site.layer].update(pinned, torch.ones(len(pinned)))
             found[site.layer] = Problem(
                 site,
+                passages[site.layer],
                 means[site.layer],
                 moments[site.layer],
                 rows.inner[redirected],
@@ -194,14 +207,26 @@ def edit_of(
     settings: dict[str, object],
     strength: float,
     behind: Edit | None = None,
+    *,
+    passage: Passage | None = None,
 ) -> Edit:
-    """A solution as an edit of the model's matrix, multiplied by the strength; `behind` is added to it as it is."""
+    """A solution as an edit of the model's matrix, multiplied by the strength; `behind` is added to it as it is.
+
+    `passage` translates what is to arrive into what the matrix writes; None is for a solution that says the latter.
+    """
+    if passage is not None:
+        solution = translated(solution, passage.factor())
     weight = site.module(loaded.model).weight
     if not isinstance(weight, Tensor):
         raise LunarError(f"{site.module_name} was expected to have a weight matrix, but it has none.")
     factors = Factors.of(site.module_name, solution, site.transposed, fingerprint(weight))
     edit = Edit((factors,), settings).scaled(strength)
     return edit if behind is None else Edit((*edit.factors, *behind.factors), settings)
+
+
+def translated(solution: Solution, factor: Float[Tensor, " d"]) -> Solution:
+    """What is to arrive in the residual stream as what the matrix has to write; `Passage.factor` gives the factor."""
+    return Solution(factor.to(solution.write)[:, None] * solution.write, solution.read)
 
 
 def pinned_weights(from_end: Tensor, sequence: Tensor, retain_weight: float, thin: int) -> Tensor:

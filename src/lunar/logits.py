@@ -71,6 +71,19 @@ def answer_logits(model: PreTrainedModel, sequences: Sequence[TokenSequence]) ->
     They do not depend on the other sequences beyond rounding. Raises LunarError for a model without an output
     embedding, or with one that does not run once per pass.
     """
+    places = [range(sequence.prompt_length - 1, len(sequence.tokens) - 1) for sequence in sequences]
+    return _logits_at(model, sequences, places)
+
+
+def prompt_logits(model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> Float[Tensor, "prompts vocabulary"]:
+    """Float32 logits at the last prompt token of each sequence; otherwise as `answer_logits`."""
+    places = [range(sequence.prompt_length - 1, sequence.prompt_length) for sequence in sequences]
+    return torch.cat(_logits_at(model, sequences, places))
+
+
+def _logits_at(
+    model: PreTrainedModel, sequences: Sequence[TokenSequence], places: Sequence[range]
+) -> list[Float[Tensor, "_ vocabulary"]]:
     head: Any = model.get_output_embeddings()
     if head is None:
         raise LunarError(
@@ -79,11 +92,9 @@ def answer_logits(model: PreTrainedModel, sequences: Sequence[TokenSequence]) ->
         )
     # Right padding: tokens see only what stands before them, so that positions need no correction.
     tokens, mask = pad([sequence.tokens for sequence in sequences], 0, "right", input_device(model))
-    lengths = [len(answer_tokens(sequence)) for sequence in sequences]
+    lengths = [len(own) for own in places]
     sequence_of = [row for row, length in enumerate(lengths) for _ in range(length)]
-    place = [
-        position for sequence in sequences for position in range(sequence.prompt_length - 1, len(sequence.tokens) - 1)
-    ]
+    place = [position for own in places for position in own]
 
     def select(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         # Before the head: logits at every position of a batch would be the largest tensor of all.

@@ -23,6 +23,7 @@ from lunar.gated.units import Units, find_units
 from lunar.generation import greedy
 from lunar.models import LoadedModel, Site
 from lunar.moments import Moments, ReferenceMean
+from lunar.passage import writes_directly
 from lunar.records import Record
 from lunar.settings import Settings
 from lunar.solve import Solution
@@ -56,7 +57,7 @@ class Gated:
 def can_build(loaded: LoadedModel, site: Site) -> bool:
     """Whether the layer behind the site's has an MLP in which a gated edit can be held."""
     try:
-        reader_behind(loaded, site)
+        _reader(loaded, site)
     except LunarError:
         return False
     return True
@@ -74,7 +75,7 @@ def build(work: Work, sets: Sets, problem: Problem, settings: Settings) -> Gated
     Raises LunarError where the next layer has no gated MLP, or the flags of forget prompts do not stand out.
     """
     loaded, site = work.loaded, problem.site
-    reader = reader_behind(loaded, site)
+    reader = _reader(loaded, site)
     with work.stage("refusals"):
         answered = _answered(work, sets.neighbours[:ANSWERED])
     pinned = [*sets.retain, *answered, *sets.neighbours[ANSWERED:]]
@@ -104,6 +105,16 @@ def build(work: Work, sets: Sets, problem: Problem, settings: Settings) -> Gated
     strength = 1.0 if settings.strength is None else settings.strength
     units = find_units(loaded, reader, flags, seen.use, channels, inputs, strength * wanted, others)
     return Gated(solution, _behind(loaded, reader, units), units)
+
+
+def _reader(loaded: LoadedModel, site: Site) -> Reader:
+    """The MLP behind; refused where flags would not reach it as they are written."""
+    if not writes_directly(loaded.model, site):
+        raise LunarError(
+            f"{site.module_name} was expected to write straight to its layer's output, but its layer changes what it "
+            "writes, so that no flag can be raised: choose another target than gated."
+        )
+    return reader_behind(loaded, site)
 
 
 @dataclass(frozen=True)

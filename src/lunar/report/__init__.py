@@ -64,6 +64,7 @@ def build_report(
             "sources": dict(sources or {}),
             "matrix": {
                 "module_name": site.module_name,
+                "part": site.part,
                 "layer": site.layer,
                 "shape": [site.width, site.inner_width],
                 "rank": unlearned.edit.rank,

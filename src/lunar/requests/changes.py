@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from lunar.collect import Work, check_direct, tail_of
+from lunar.collect import Work, tail_of, translated
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
-from lunar.method import Unlearned, neighbours_of, prepare
+from lunar.method import Unlearned, check_changed, neighbours_of, prepare
 from lunar.models import LoadedModel, Site, site_at
 from lunar.neighbours import prompt_names
 from lunar.preflight import check_ledger
@@ -112,7 +112,6 @@ def add(
     if not forget:
         raise LunarError("The forget set must hold at least one prompt, but it is empty: add one.")
     site = site_at(loaded.model, state.shared.site.layer)
-    check_direct(loaded, site)
     _check_model(state.shared, loaded, site)
     # Whoever is forgotten is no neighbour: neither this request's own prompts nor those of an earlier one.
     gone = state.joint.forgotten() | {prompt_id(state.key, record) for record in forget}
@@ -148,6 +147,7 @@ def edit_of_all(joint: Joint, shared: Shared) -> Edit:
         total = Solution(*pairs[0])
     else:
         total = thin(torch.cat([write for write, _ in pairs], dim=1), torch.cat([read for _, read in pairs]))
+    total = translated(total, joint.base.factor)
     card = asdict(shared.settings) | {"tail": joint.tail}
     return Edit((Factors.of(shared.site.module_name, total, shared.site.transposed, shared.fingerprint),), card)
 
@@ -186,6 +186,7 @@ def _joined(
             written = {request.file: _solution_writer(share)}
             joint = replace(state.joint, frozen=(*state.joint.frozen, share))
         edit = edit_of_all(joint, shared)
+    check_changed(work, edit, forget)
     requests = (*state.requests, request)
     entry = _entry(request, requests, shared, joint, edit) | proof(work.loaded, edit) | {"model_checked": True}
     entry["reached"][request.id] = reached(part, edit, joint)

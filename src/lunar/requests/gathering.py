@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from lunar.activations import join
-from lunar.collect import Work, pinned_weights, tail_of
+from lunar.collect import Work, measured, pinned_weights, tail_of
 from lunar.models import Site
-from lunar.moments import Moments, ReferenceMean
+from lunar.moments import Moments
 from lunar.records import Record
 from lunar.requests.parts import Base, Part, symmetric
 from lunar.requests.record import ID_BYTES, prompt_id
@@ -25,14 +25,10 @@ def gather_base(
     work: Work, site: Site, retain: Sequence[Record], reference: Sequence[Record], settings: Settings, key: bytes
 ) -> Base:
     """What all requests of a ledger share, from a pass over the retain and the reference prompts."""
-    mean = ReferenceMean.zeros(tail_of(settings), site.width)
-    with work.stage("reference"):
-        for batch in work.capture("reference", [site], reference, with_answer=False):
-            rows = batch[site.layer]
-            mean.update(rows.residual, rows.from_end)
+    means, passages = measured(work, [site], reference, tail_of(settings))
     with work.stage("retain"):
         moments = _sums(work, "retain", site, retain, settings)
-    return Base(moments, mean, ids_of(key, retain))
+    return Base(moments, means[site.layer], ids_of(key, retain), passages[site.layer].factor())
 
 
 def gather_part(

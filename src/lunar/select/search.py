@@ -189,7 +189,7 @@ def _best(
 def _candidate(work: Work, sets: Sets, problem: Problem, settings: Settings, effort: Effort) -> Candidate:
     """The solution of one layer's problem; raises LunarError where a gated edit finds no threshold there."""
     if settings.target != "gated":
-        return Candidate(problem.site, problem.solve(settings))
+        return Candidate(problem.site, problem.solve(settings), passage=problem.passage)
     layers = problem.site.layer + 2
     pinned = sum(work.tokens(group) for group in (sets.retain, sets.neighbours))
     # Once to look at the pinned prompts, once more with the flags in place.
