@@ -25,6 +25,7 @@ ORDER = [
     "prompts",
     "preflight",
     "layers",
+    "memory",
     "models",
     "activations",
     "passage",

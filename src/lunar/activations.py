@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lunar.errors import LunarError
+from lunar.memory import fitting_batch, in_batches
 from lunar.models import Site, context_length
 from lunar.prompts import TokenSequence
 
@@ -50,16 +51,18 @@ def capture(
     site: Site,
     sequences: Sequence[TokenSequence],
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     pad_token_id: int = 0,
     padding_side: Literal["left", "right"] = "right",
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Captured]:
     """Run the sequences, longest first, up to the site's layer and yield one `Captured` per batch.
 
-    Values do not depend on batch size or padding side beyond rounding. `progress` is called after each batch with the
-    number of sequences done. Nothing is shortened: raises `LunarError`, before running anything, for an empty sequence,
-    a prompt length outside the sequence, a token the model does not have, or more tokens than its context holds.
+    Values do not depend on batch size or padding side beyond rounding. A batch is as large as memory allows where
+    `batch_size` is None; where memory runs out, batches are halved and the pass goes on. `progress` is called after
+    each batch with the number of sequences done. Nothing is shortened: raises `LunarError`, before running anything,
+    for an empty sequence, a prompt length outside the sequence, a token the model does not have, or more tokens than
+    its context holds.
     """
     for batch in capture_layers(
         model,
@@ -79,7 +82,7 @@ def capture_layers(
     sequences: Sequence[TokenSequence],
     *,
     last_only: bool = False,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     pad_token_id: int = 0,
     padding_side: Literal["left", "right"] = "right",
     progress: Callable[[int], None] | None = None,
@@ -93,9 +96,18 @@ def capture_layers(
         raise LunarError(f"padding_side was expected to be 'left' or 'right', got {padding_side!r}.")
     if not sites:
         raise LunarError("At least one layer to look at was expected, but none came: give the sites of the model.")
+    order = longest_first([len(sequence.tokens) for sequence in sequences])
+    if batch_size is None:
+        longest = len(sequences[order[0]].tokens) if order else 1
+        batch_size = fitting_batch(model, max(site.inner_width for site in sites), longest, input_device(model))
+    check_batch_size(batch_size)
+
+    def run(indices: list[int]) -> dict[int, Captured]:
+        return _capture_batch(model, sites, sequences, indices, pad_token_id, padding_side, last_only)
+
     done = 0
-    for indices in batches_by_length([len(sequence.tokens) for sequence in sequences], batch_size):
-        yield _capture_batch(model, sites, sequences, indices, pad_token_id, padding_side, last_only)
+    for indices, captured in in_batches(order, batch_size, run):
+        yield captured
         done += len(indices)
         if progress is not None:
             progress(done)
@@ -106,7 +118,7 @@ def capture_all(
     site: Site,
     sequences: Sequence[TokenSequence],
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     pad_token_id: int = 0,
     padding_side: Literal["left", "right"] = "right",
     progress: Callable[[int], None] | None = None,
@@ -172,11 +184,21 @@ def check_sequences(model: PreTrainedModel, sequences: Sequence[TokenSequence]) 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
     """Indices in batches of similar length, longest first so that memory runs out at once if it does."""
-    if batch_size < 1:
-        raise LunarError(f"batch_size was expected to be at least 1, got {batch_size}.")
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    check_batch_size(batch_size)
+    order = longest_first(lengths)
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def longest_first(lengths: Sequence[int]) -> list[int]:
+    """Indices by falling length, those of one length as they came."""
+    return sorted(range(len(lengths)), key=lambda index: -lengths[index])
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise `LunarError` for a batch of less than one."""
+    if batch_size < 1:
+        raise LunarError(f"batch_size was expected to be at least 1, got {batch_size}.")
 
 
 def pad(

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from lunar.activations import batches_by_length, check_sequences, evaluation_mode, input_device, pad
 from lunar.errors import LunarError
 from lunar.generation import end_tokens
+from lunar.memory import MOST, in_batches
 from lunar.models import LoadedModel, context_length
 from lunar.progress import Progress
 from lunar.prompts import TokenSequence, encode_all
@@ -77,8 +78,13 @@ def answer_logits(model: PreTrainedModel, sequences: Sequence[TokenSequence]) ->
 
 def prompt_logits(model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> Float[Tensor, "prompts vocabulary"]:
     """Float32 logits at the last prompt token of each sequence; otherwise as `answer_logits`."""
-    places = [range(sequence.prompt_length - 1, sequence.prompt_length) for sequence in sequences]
-    return torch.cat(_logits_at(model, sequences, places))
+
+    def run(indices: list[int]) -> Tensor:
+        chosen = [sequences[index] for index in indices]
+        places = [range(sequence.prompt_length - 1, sequence.prompt_length) for sequence in chosen]
+        return torch.cat(_logits_at(model, chosen, places))
+
+    return torch.cat([rows for _, rows in in_batches(range(len(sequences)), MOST, run)])
 
 
 def _logits_at(

@@ -52,7 +52,7 @@ def cache(
     sites: Sequence[Site],
     sequences: Sequence[TokenSequence],
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Cached]:
     """What passes the layers of `sites` at all tokens of the sequences, from one pass up to the deepest of them.
