@@ -37,6 +37,7 @@ ORDER = [
     "solve",
     "edit",
     "metrics",
+    "interrupted",
     "collect",
     "gated",
     "select",

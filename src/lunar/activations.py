@@ -82,6 +82,7 @@ def capture_layers(
     sequences: Sequence[TokenSequence],
     *,
     last_only: bool = False,
+    start: int = 0,
     batch_size: int | None = None,
     pad_token_id: int = 0,
     padding_side: Literal["left", "right"] = "right",
@@ -89,7 +90,8 @@ def capture_layers(
 ) -> Iterator[dict[int, Captured]]:
     """`capture` at several layers in one pass, which stops behind the deepest: per batch, a `Captured` for each layer.
 
-    With `last_only`, rows are those of the last prompt tokens alone, and no more than these is ever held.
+    With `last_only`, rows are those of the last prompt tokens alone, and no more than these is ever held. The first
+    `start` sequences, in the order in which they are run, are left out: they were run before.
     """
     check_sequences(model, sequences)
     if padding_side not in ("left", "right"):
@@ -105,8 +107,8 @@ def capture_layers(
     def run(indices: list[int]) -> dict[int, Captured]:
         return _capture_batch(model, sites, sequences, indices, pad_token_id, padding_side, last_only)
 
-    done = 0
-    for indices, captured in in_batches(order, batch_size, run):
+    done = start
+    for indices, captured in in_batches(order[start:], batch_size, run):
         yield captured
         done += len(indices)
         if progress is not None:

@@ -7,7 +7,7 @@ many layers are looked at, so that an edit has the same bytes however its layer 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,6 +19,7 @@ from lunar import targets
 from lunar.activations import Captured, capture_layers, join
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
+from lunar.interrupted import SavedSums, digest
 from lunar.models import LoadedModel, Site, context_length, find_sites
 from lunar.moments import Moments, ReferenceMean
 from lunar.passage import NORMALISED, Passage, RowSize, passage_of, written
@@ -81,11 +82,17 @@ class Problem:
 
 @dataclass
 class Work:
-    """One model: encodes record sets, with progress and seconds per stage."""
+    """One model: encodes record sets, with progress and seconds per stage.
+
+    `saved` is where sums are kept for the case that the run is cut off; `resumed` says how many prompts of a stage were
+    in sums that an earlier run had left there.
+    """
 
     loaded: LoadedModel
     progress: Progress | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    saved: SavedSums | None = None
+    resumed: dict[str, int] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str, *, announced: bool = False) -> Iterator[None]:
@@ -120,15 +127,59 @@ class Work:
         *,
         with_answer: bool,
         last_only: bool = False,
+        start: int = 0,
+        batch_size: int | None = None,
     ) -> Iterator[dict[int, Captured]]:
         """`lunar.activations.capture_layers` of a record set, in main memory."""
         sequences = self.encode(name, records, with_answer=with_answer)
         padding = self.loaded.tokenizer.pad_token_id or 0
         report = self.reporter(name, len(sequences))
         for batch in capture_layers(
-            self.loaded.model, sites, sequences, last_only=last_only, pad_token_id=padding, progress=report
+            self.loaded.model,
+            sites,
+            sequences,
+            last_only=last_only,
+            start=start,
+            batch_size=batch_size,
+            pad_token_id=padding,
+            progress=report,
         ):
             yield {layer: rows.cpu() for layer, rows in batch.items()}
+
+    def add_pinned(
+        self,
+        name: str,
+        sites: Sequence[Site],
+        records: Sequence[Record],
+        sums: Mapping[int, Moments],
+        retain_weight: float,
+        *,
+        thin: int = 1,
+        known: Sequence[Tensor] = (),
+    ) -> None:
+        """Add all tokens of records that are to be left alone to the sums, by layer, weighted by `pinned_weights`.
+
+        Goes on where a run that was cut off had saved them. `known` are activations that were captured before, by
+        which it is seen whether that was the same model.
+        """
+        start, batch_size, key = 0, None, ""
+        if self.saved is not None:
+            tokens = self.encode(name, records, with_answer=True)
+            before = [one.second.diagonal() for one in sums.values()]
+            key = digest(name, sites, tokens, retain_weight, thin, str(self.loaded.model.dtype), *known, *before)
+            start, batch_size = self.saved.restore(key, sums)
+            if start:
+                self.resumed[name] = start
+        done = start
+        batches = self.capture(name, sites, records, with_answer=True, start=start, batch_size=batch_size)
+        for batch in batches:
+            for layer, rows in batch.items():
+                weights = pinned_weights(rows.from_end, rows.sequence, retain_weight, thin)
+                sums[layer].update(rows.inner[weights > 0], weights[weights > 0])
+            if self.saved is not None:
+                size = len(next(iter(batch.values())).sequence.unique())
+                done += size
+                self.saved.save(key, sums, done, size, complete=done == len(records))
 
 
 def editable(loaded: LoadedModel) -> tuple[Site, ...]:
@@ -193,10 +244,9 @@ def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings, *
                 rows.sequence[redirected],
             )
     with work.stage("retain"):
-        for batch in work.capture("retain", sites, [*sets.retain, *sets.neighbours], with_answer=True):
-            for layer, rows in batch.items():
-                weights = pinned_weights(rows.from_end, rows.sequence, settings.retain_weight, thin)
-                moments[layer].update(rows.inner[weights > 0], weights[weights > 0])
+        spared = [*sets.retain, *sets.neighbours]
+        known = [mean.total for mean in means.values()]
+        work.add_pinned("retain", sites, spared, moments, settings.retain_weight, thin=thin, known=known)
     return found
 
 

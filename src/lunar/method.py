@@ -6,7 +6,7 @@ line or scores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
@@ -15,6 +15,7 @@ from lunar.collect import Sets, Work, collect, edit_of, tail_of
 from lunar.edit import Edit
 from lunar.errors import LunarError
 from lunar.gated import build
+from lunar.interrupted import SavedSums
 from lunar.logits import prompt_logits
 from lunar.models import LoadedModel, Site, site_at
 from lunar.neighbours import neighbours
@@ -42,6 +43,7 @@ class Unlearned:
         seconds: time per stage.
         builtin_retain: no retain records were given, and the built-in prompts were used.
         choice: how the layer and the strength were found; None where the settings named the layer.
+        resumed: per stage, how many prompts an interrupted run had added up already.
     """
 
     edit: Edit
@@ -51,6 +53,7 @@ class Unlearned:
     seconds: dict[str, float]
     builtin_retain: bool = field(default=False)
     choice: Choice | None = None
+    resumed: Mapping[str, int] = field(default_factory=dict)
 
 
 def unlearn(
@@ -121,6 +124,7 @@ def prepare(
     reference: Sequence[Record] | str,
     settings: Settings,
     progress: Progress | None,
+    saved: SavedSums | None = None,
 ) -> Task:
     """Check the sets, fill in the built-in ones, and settle the layer and the strength; as `unlearn` otherwise."""
     _check_records("forget", forget)
@@ -130,7 +134,7 @@ def prepare(
     _check_records("reference", referred)
     check_disjoint(forget, retained)
 
-    work = Work(loaded, progress)
+    work = Work(loaded, progress, saved=saved)
     choice = None
     if isinstance(settings.layer, str):
         choice = choose(loaded, forget, retained, referred, settings, work=work)

@@ -114,6 +114,7 @@ def carry_out(
     preflight.check_model(recipe.model, layer, sets)
     from lunar.edit import fingerprint
     from lunar.evaluation import compare, scores_with_intervals, summary
+    from lunar.interrupted import saved_sums
     from lunar.models import site_at
     from lunar.requests import changes
     from lunar.requests.ledger import write_first
@@ -125,6 +126,7 @@ def carry_out(
         weight: Any = site_at(loaded.model, layer).module(loaded.model).weight
         if fingerprint(weight) != recipe.fingerprint:
             raise LunarError(f"The model {recipe.model} has other weights than the one that the recipe was made with.")
+    saved = saved_sums(output)
     change = changes.start(
         loaded,
         data.forget,
@@ -134,6 +136,7 @@ def carry_out(
         name=name,
         forget_moments=forget_moments,
         progress=progress,
+        saved=saved,
     )
     found = change.unlearned()
     with timed("answers", seconds):
@@ -148,6 +151,7 @@ def carry_out(
         write_first(folder, change, texts, {"scores": scores_with_intervals(comparisons)})
         for file, text in (files or {}).items():
             (folder / file).write_text(text, encoding="utf-8")
+    saved.remove()
     return Outcome(output, report, comparisons)
 
 

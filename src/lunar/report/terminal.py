@@ -58,6 +58,7 @@ def unlearned(report: Mapping[str, Any], folder: Path, model: str) -> Renderable
         f"Edited layer {matrix['layer']}, {matrix['module_name']} {matrix['shape']}, rank {matrix['rank']}, target "
         f"{report['settings']['target']}: {matrix['stored_numbers']} numbers.",
         *_instead_of_mlp(matrix),
+        *_resumed(report["resumed"]),
         *(chosen(report["choice"]) if report["choice"] else []),
     ]
     seen = (
@@ -79,6 +80,12 @@ def _instead_of_mlp(matrix: Mapping[str, Any]) -> list[str]:
     if matrix["part"] == "MLP":
         return []
     return [f"The layer is a mixture of experts; its {matrix['part']} is what was edited."]
+
+
+def _resumed(resumed: Mapping[str, int]) -> list[str]:
+    """What an interrupted run had done already, in a sentence."""
+    done = ", ".join(f"{count} of the {name} stage" for name, count in resumed.items())
+    return [f"Went on with a run that was interrupted: prompts added up before were {done}."] if done else []
 
 
 def chosen(choice: Mapping[str, Any]) -> list[str]:

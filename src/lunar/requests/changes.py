@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from lunar.collect import Work, tail_of, translated
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
+from lunar.interrupted import SavedSums
 from lunar.method import Unlearned, check_changed, neighbours_of, prepare
 from lunar.models import LoadedModel, Site, site_at
 from lunar.neighbours import prompt_names
@@ -56,14 +57,15 @@ def start(
     name: str | None = None,
     forget_moments: bool = False,
     progress: Progress | None = None,
+    saved: SavedSums | None = None,
 ) -> Change:
     """The first request of a ledger, which decides the layer and the strength; arguments as `lunar.unlearn` has them.
 
-    `name` and `forget_moments` are those of `add`.
+    `name` and `forget_moments` are those of `add`; `saved` is where sums are kept in case the run is cut off.
     """
     settings = settings or Settings()
     check_ledger(settings)
-    task = prepare(loaded, forget, retain, reference, settings, progress)
+    task = prepare(loaded, forget, retain, reference, settings, progress, saved)
     site, work, resolved = task.site, task.work, replace(task.settings, layer=task.site.layer)
     text = new_key()
     key = bytes.fromhex(text)
@@ -193,7 +195,7 @@ def _joined(
     entry["prompts"] = {"count": len(ids), "ids": [one.hex() for one in ids]}
     entry["neighbours"] = {"count": len(beside), "names": "given" if names_from else "invented"}
     counts = {"forget_prompts": len(forget), "neighbour_prompts": len(beside), **rows}
-    found = Unlearned(edit, gate, shared.site, counts, work.seconds, shared.builtin_retain)
+    found = Unlearned(edit, gate, shared.site, counts, work.seconds, shared.builtin_retain, resumed=dict(work.resumed))
     return Change(action, request, requests, shared, edit, entry, written, found=found)
 
 

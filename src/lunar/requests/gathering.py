@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lunar.activations import join
-from lunar.collect import Work, measured, pinned_weights, tail_of
+from lunar.collect import Work, measured, tail_of
 from lunar.models import Site
 from lunar.moments import Moments
 from lunar.records import Record
@@ -27,7 +27,7 @@ def gather_base(
     """What all requests of a ledger share, from a pass over the retain and the reference prompts."""
     means, passages = measured(work, [site], reference, tail_of(settings))
     with work.stage("retain"):
-        moments = _sums(work, "retain", site, retain, settings)
+        moments = _sums(work, "retain", site, retain, settings, [means[site.layer].total])
     return Base(moments, means[site.layer], ids_of(key, retain), passages[site.layer].factor())
 
 
@@ -39,7 +39,7 @@ def gather_part(
         batches = list(work.capture("forget", [site], forget, with_answer=settings.redirect_answers))
         rows = join([batch[site.layer] for batch in batches])
     with work.stage("neighbours"):
-        moments = _sums(work, "neighbours", site, beside, settings)
+        moments = _sums(work, "neighbours", site, beside, settings, [rows.residual])
     residual = rows.residual[rows.from_end < tail_of(settings)]
     return Part(rows.inner, rows.from_end, rows.sequence, residual, ids_of(key, forget), moments, ids_of(key, beside))
 
@@ -53,10 +53,10 @@ def ids_of(key: bytes, records: Sequence[Record]) -> Tensor:
 _NONE = torch.zeros(0, ID_BYTES, dtype=torch.uint8)
 
 
-def _sums(work: Work, name: str, site: Site, records: Sequence[Record], settings: Settings) -> Moments:
+def _sums(
+    work: Work, name: str, site: Site, records: Sequence[Record], settings: Settings, known: Sequence[Tensor]
+) -> Moments:
     """Moments of records that are to be left alone, weighted as `lunar.collect` weighs them."""
     moments = Moments.zeros(site.inner_width)
-    for batch in work.capture(name, [site], records, with_answer=True):
-        rows = batch[site.layer]
-        moments.update(rows.inner, pinned_weights(rows.from_end, rows.sequence, settings.retain_weight, 1))
+    work.add_pinned(name, [site], records, {site.layer: moments}, settings.retain_weight, known=known)
     return symmetric(moments)

@@ -162,7 +162,7 @@ def _words(
 
 def _problems(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings) -> dict[int, Problem]:
     """The full least squares of some layers, timed as one stage of the search."""
-    own = Work(work.loaded, work.progress)
+    own = Work(work.loaded, work.progress, saved=work.saved, resumed=work.resumed)
     pinned = sum(work.tokens(group) for group in (sets.retain, sets.neighbours))
     with work.stage("search"):
         return collect(own, sites, sets, settings, thin=max(1, min(THIN, pinned // PINNED)))
