@@ -21,7 +21,7 @@ from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
 from lunar.interrupted import SavedSums, digest
 from lunar.models import LoadedModel, Site, context_length, find_sites
-from lunar.moments import Moments, ReferenceMean
+from lunar.moments import FewRows, Moments, ReferenceMean
 from lunar.passage import NORMALISED, Passage, RowSize, passage_of, written
 from lunar.progress import Progress
 from lunar.prompts import TokenSequence, encode_all
@@ -48,7 +48,7 @@ class Problem:
         site: the matrix.
         passage: how what it writes arrives in the residual stream.
         mean: of the residuals of the reference prompts, per position from their end.
-        moments: sums over the pinned rows.
+        moments: sums over the pinned rows, or these rows where they are fewer than the inputs.
         inner: [rows, m] write-back inputs of the redirected rows.
         residual: [rows, d] the layer's outputs there.
         position: [rows] counted from the prompt's end; answer tokens count as its last token.
@@ -58,7 +58,7 @@ class Problem:
     site: Site
     passage: Passage
     mean: ReferenceMean
-    moments: Moments
+    moments: Moments | FewRows
     inner: Float[Tensor, "rows m"]
     residual: Float[Tensor, "rows d"]
     position: Int[Tensor, " rows"]
@@ -66,6 +66,10 @@ class Problem:
 
     def _weights(self, settings: Settings) -> Float[Tensor, " rows"]:
         return torch.full((len(self.inner),), settings.forget_weight, dtype=torch.float64)
+
+    def sums(self) -> Moments:
+        """The sums over the pinned rows, made from them where these are kept."""
+        return self.moments if isinstance(self.moments, Moments) else self.moments.moments()
 
     def solve(self, settings: Settings) -> Solution:
         """The change of the residual stream at strength 1, as a matrix that wrote straight to it would make it."""
@@ -151,7 +155,7 @@ class Work:
         name: str,
         sites: Sequence[Site],
         records: Sequence[Record],
-        sums: Mapping[int, Moments],
+        sums: Mapping[int, Moments | FewRows],
         retain_weight: float,
         *,
         thin: int = 1,
@@ -159,15 +163,17 @@ class Work:
     ) -> None:
         """Add all tokens of records that are to be left alone to the sums, by layer, weighted by `pinned_weights`.
 
-        Goes on where a run that was cut off had saved them. `known` are activations that were captured before, by
-        which it is seen whether that was the same model.
+        Goes on where a run that was cut off had saved them; few rows are not saved. `known` are activations that were
+        captured before, by which it is seen whether that was the same model.
         """
         start, batch_size, key = 0, None, ""
-        if self.saved is not None:
+        large = {layer: one for layer, one in sums.items() if isinstance(one, Moments)}
+        saved = self.saved if len(large) == len(sums) else None
+        if saved is not None:
             tokens = self.encode(name, records, with_answer=True)
-            before = [one.second.diagonal() for one in sums.values()]
+            before = [one.second.diagonal() for one in large.values()]
             key = digest(name, sites, tokens, retain_weight, thin, str(self.loaded.model.dtype), *known, *before)
-            start, batch_size = self.saved.restore(key, sums)
+            start, batch_size = saved.restore(key, large)
             if start:
                 self.resumed[name] = start
         done = start
@@ -176,10 +182,10 @@ class Work:
             for layer, rows in batch.items():
                 weights = pinned_weights(rows.from_end, rows.sequence, retain_weight, thin)
                 sums[layer].update(rows.inner[weights > 0], weights[weights > 0])
-            if self.saved is not None:
+            if saved is not None:
                 size = len(next(iter(batch.values())).sequence.unique())
                 done += size
-                self.saved.save(key, sums, done, size, complete=done == len(records))
+                saved.save(key, large, done, size, complete=done == len(records))
 
 
 def editable(loaded: LoadedModel) -> tuple[Site, ...]:
@@ -224,30 +230,36 @@ def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings, *
     """
     tail = tail_of(settings)
     means, passages = measured(work, sites, sets.reference, tail)
-    moments = {site.layer: Moments.zeros(site.inner_width) for site in sites}
+    rows = sum(work.tokens(group) for group in (sets.forget, sets.retain, sets.neighbours)) // thin
+    moments = {site.layer: _sums(site.inner_width, rows) for site in sites}
     found = {}
     with work.stage("forget"):
         batches = list(work.capture("forget", sites, sets.forget, with_answer=settings.redirect_answers))
         for site in sites:
-            rows = join([batch[site.layer] for batch in batches])
-            redirected = rows.from_end < tail
-            pinned = rows.inner[~redirected]
+            own = join([batch[site.layer] for batch in batches])
+            redirected = own.from_end < tail
+            pinned = own.inner[~redirected]
             moments[site.layer].update(pinned, torch.ones(len(pinned)))
             found[site.layer] = Problem(
                 site,
                 passages[site.layer],
                 means[site.layer],
                 moments[site.layer],
-                rows.inner[redirected],
-                rows.residual[redirected],
-                rows.from_end[redirected].clamp(min=0),
-                rows.sequence[redirected],
+                own.inner[redirected],
+                own.residual[redirected],
+                own.from_end[redirected].clamp(min=0),
+                own.sequence[redirected],
             )
     with work.stage("retain"):
         spared = [*sets.retain, *sets.neighbours]
         known = [mean.total for mean in means.values()]
         work.add_pinned("retain", sites, spared, moments, settings.retain_weight, thin=thin, known=known)
     return found
+
+
+def _sums(width: int, rows: int) -> Moments | FewRows:
+    """Where pinned rows are added: kept, which is smaller and solved faster, where fewer come than there are inputs."""
+    return FewRows(width) if rows < width else Moments.zeros(width)
 
 
 def edit_of(

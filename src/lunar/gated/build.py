@@ -84,7 +84,7 @@ def build(work: Work, sets: Sets, problem: Problem, settings: Settings) -> Gated
     channels = channels_of(problem.inner, min(site.width // WIDTH_SHARE, reader.site.inner_width // 4))
     with work.stage("flags", announced=True):
         flags = find_flags(
-            problem.moments.second,
+            problem.sums().second,
             problem.inner,
             channels,
             seen.inner,
