@@ -33,6 +33,7 @@ ORDER = [
     "logits",
     "likelihood",
     "moments",
+    "processes",
     "targets",
     "solve",
     "edit",

@@ -83,6 +83,7 @@ def capture_layers(
     *,
     last_only: bool = False,
     start: int = 0,
+    share: tuple[int, int] = (0, 1),
     batch_size: int | None = None,
     pad_token_id: int = 0,
     padding_side: Literal["left", "right"] = "right",
@@ -91,7 +92,8 @@ def capture_layers(
     """`capture` at several layers in one pass, which stops behind the deepest: per batch, a `Captured` for each layer.
 
     With `last_only`, rows are those of the last prompt tokens alone, and no more than these is ever held. The first
-    `start` sequences, in the order in which they are run, are left out: they were run before.
+    `start` sequences, in the order in which they are run, are left out: they were run before. `share` is which of how
+    many processes this is; of the rest it runs every so many.
     """
     check_sequences(model, sequences)
     if padding_side not in ("left", "right"):
@@ -108,7 +110,7 @@ def capture_layers(
         return _capture_batch(model, sites, sequences, indices, pad_token_id, padding_side, last_only)
 
     done = start
-    for indices, captured in in_batches(order[start:], batch_size, run):
+    for indices, captured in in_batches(order[start:][share[0] :: share[1]], batch_size, run):
         yield captured
         done += len(indices)
         if progress is not None:

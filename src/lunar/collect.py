@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lunar import targets
+from lunar import processes, targets
 from lunar.activations import Captured, capture_layers, join
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
@@ -132,6 +132,7 @@ class Work:
         with_answer: bool,
         last_only: bool = False,
         start: int = 0,
+        share: tuple[int, int] = (0, 1),
         batch_size: int | None = None,
     ) -> Iterator[dict[int, Captured]]:
         """`lunar.activations.capture_layers` of a record set, in main memory."""
@@ -144,6 +145,7 @@ class Work:
             sequences,
             last_only=last_only,
             start=start,
+            share=share,
             batch_size=batch_size,
             pad_token_id=padding,
             progress=report,
@@ -163,12 +165,14 @@ class Work:
     ) -> None:
         """Add all tokens of records that are to be left alone to the sums, by layer, weighted by `pinned_weights`.
 
-        Goes on where a run that was cut off had saved them; few rows are not saved. `known` are activations that were
+        Goes on where a run that was cut off had saved them; few rows are not saved, nor the share of one of several
+        processes (`lunar.processes`). `known` are activations that were
         captured before, by which it is seen whether that was the same model.
         """
         start, batch_size, key = 0, None, ""
         large = {layer: one for layer, one in sums.items() if isinstance(one, Moments)}
-        saved = self.saved if len(large) == len(sums) else None
+        share = processes.place() if len(large) == len(sums) else (0, 1)
+        saved = self.saved if len(large) == len(sums) and share[1] == 1 else None
         if saved is not None:
             tokens = self.encode(name, records, with_answer=True)
             before = [one.second.diagonal() for one in large.values()]
@@ -177,8 +181,11 @@ class Work:
             if start:
                 self.resumed[name] = start
         done = start
-        batches = self.capture(name, sites, records, with_answer=True, start=start, batch_size=batch_size)
-        for batch in batches:
+        if share[1] > 1:
+            processes.begin_share(large)
+        for batch in self.capture(
+            name, sites, records, with_answer=True, start=start, share=share, batch_size=batch_size
+        ):
             for layer, rows in batch.items():
                 weights = pinned_weights(rows.from_end, rows.sequence, retain_weight, thin)
                 sums[layer].update(rows.inner[weights > 0], weights[weights > 0])
@@ -186,6 +193,8 @@ class Work:
                 size = len(next(iter(batch.values())).sequence.unique())
                 done += size
                 saved.save(key, large, done, size, complete=done == len(records))
+        if share[1] > 1:
+            processes.end_share(large)
 
 
 def editable(loaded: LoadedModel) -> tuple[Site, ...]:
