@@ -15,6 +15,7 @@ ORDER = [
     "errors",
     "progress",
     "settings",
+    "weights",
     "hub",
     "safety",
     "checkpoints",
@@ -62,7 +63,7 @@ ORDER = [
     "__main__",
     "__init__",
 ]
-MATHEMATICS = ("errors", "settings", "moments", "targets", "solve", "edit", "select/separation")
+MATHEMATICS = ("errors", "settings", "weights", "moments", "targets", "solve", "edit", "select/separation")
 FILES = sorted(path for path in SOURCE.rglob("*.py"))
 
 

@@ -20,6 +20,7 @@ from lunar.errors import LunarError
 from lunar.memory import fitting_batch, in_batches
 from lunar.models import Site, context_length
 from lunar.prompts import TokenSequence
+from lunar.weights import device_of
 
 
 @dataclass(frozen=True)
@@ -221,8 +222,7 @@ def pad(
 
 def input_device(model: PreTrainedModel) -> torch.device:
     """Where the model expects its token ids."""
-    embedding: Any = model.get_input_embeddings()
-    return embedding.weight.device
+    return device_of(model.get_input_embeddings())
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from torch import Tensor
 from lunar import processes, targets
 from lunar.activations import Captured, capture_layers, join
 from lunar.edit import Edit, Factors, fingerprint
-from lunar.errors import LunarError
 from lunar.interrupted import SavedSums, digest
 from lunar.models import LoadedModel, Site, context_length, find_sites
 from lunar.moments import FewRows, Moments, ReferenceMean
@@ -28,6 +27,7 @@ from lunar.prompts import TokenSequence, encode_all
 from lunar.records import Record
 from lunar.settings import TAIL, Settings
 from lunar.solve import Gate, Solution, gate, solve
+from lunar.weights import parameter_of
 
 
 @dataclass(frozen=True)
@@ -287,9 +287,7 @@ def edit_of(
     """
     if passage is not None:
         solution = translated(solution, passage.factor())
-    weight = site.module(loaded.model).weight
-    if not isinstance(weight, Tensor):
-        raise LunarError(f"{site.module_name} was expected to have a weight matrix, but it has none.")
+    weight = parameter_of(site.module(loaded.model))
     factors = Factors.of(site.module_name, solution, site.transposed, fingerprint(weight))
     edit = Edit((factors,), settings).scaled(strength)
     return edit if behind is None else Edit((*edit.factors, *behind.factors), settings)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,10 @@ from lunar.layers import (
     other_matrices,
     shared_matrices,
 )
+from lunar.weights import all_parameters
 
 GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+AUTO = "auto"
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 # Only decides between several matrices of the right width, for example where an MLP is as wide as the model.
 WRITE_NAMES = ("down_proj", "dense_4h_to_h", "c_proj", "fc2", "fc_out", "w2", "wo", "linear_2", "proj_out", "output")
@@ -107,17 +110,21 @@ def load_model(
 ) -> LoadedModel:
     """Load a model and its tokenizer from `"tiny"` (the embedded model), a local folder or a name on the hub.
 
-    `device` defaults to CUDA where there is one, else the CPU. `dtype` is one of `DTYPES` and defaults to float32 on
-    the CPU, where 16 bits are slow, and to the checkpoint's own elsewhere. Only safetensors are read.
+    `device` defaults to CUDA where there is one, else the CPU; "auto" leaves it to accelerate, which spreads the model
+    over all GPUs, and what does not fit over main memory. `dtype` is one of `DTYPES` and defaults to float32 on the
+    CPU, where 16 bits are slow, and to the checkpoint's own elsewhere. Only safetensors are read.
 
     Raises `LunarError` when there is no such model, it cannot be read, is incomplete, holds NaN or infinite weights,
     has no tokenizer, or brings its own code without `trust_remote_code`; never after minutes of retrying the hub.
     """
-    place = _device(device)
+    if device == AUTO and find_spec("accelerate") is None:
+        raise LunarError("The device 'auto' needs accelerate, which is not installed: pip install accelerate.")
+    place = _device(None if device == AUTO else device)
     precision = _dtype(dtype, place)
     folder = find_checkpoint(str(source), trust_remote_code)
     with _quiet_transformers():
-        model = _read_model(folder, str(source), place, precision, trust_remote_code)
+        spread = AUTO if device == AUTO else None if place.type == "cpu" else {"": place}
+        model = _read_model(folder, str(source), spread, precision, trust_remote_code)
         check_finite(model)
         tokenizer = _read_tokenizer(folder, str(source), trust_remote_code)
     return LoadedModel(model.eval(), tokenizer, str(source))
@@ -125,7 +132,9 @@ def load_model(
 
 def check_finite(model: PreTrainedModel) -> None:
     """Raise a `LunarError` naming the first floating-point parameter that holds NaN or infinity."""
-    for name, parameter in model.named_parameters():
+    known = all_parameters(model)
+    for name, _ in model.named_parameters():
+        parameter = known[name]
         # 8-bit floats have no isfinite; a checkpoint that uses them keeps its scales in wider parameters.
         checkable = parameter.is_floating_point() and parameter.element_size() > 1
         if checkable and not bool(torch.isfinite(parameter).all()):
@@ -169,7 +178,7 @@ def site_at(model: PreTrainedModel, layer: int) -> Site:
 
 
 def _read_model(
-    folder: Path, source: str, device: torch.device, dtype: torch.dtype | str, trust_remote_code: bool
+    folder: Path, source: str, spread: Any, dtype: torch.dtype | str, trust_remote_code: bool
 ) -> PreTrainedModel:
     try:
         # Any: the stub does not know that output_loading_info makes it a pair.
@@ -179,10 +188,10 @@ def _read_model(
             dtype=dtype,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
-            device_map=None if device.type == "cpu" else {"": device},
+            device_map=spread,
         )
     except torch.OutOfMemoryError as error:
-        raise LunarError(f"The model {source} does not fit into the memory of {device}.") from error
+        raise LunarError(f"The model {source} does not fit into memory.") from error
     except Exception as error:
         if _quantised(folder):
             raise LunarError(

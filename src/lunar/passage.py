@@ -21,6 +21,7 @@ from lunar.activations import capture_all, evaluation_mode, input_device
 from lunar.errors import LunarError
 from lunar.models import Site
 from lunar.prompts import TokenSequence
+from lunar.weights import parameter_of
 
 DIRECT, SCALED, NORMALISED = "direct", "scaled", "normalised"
 TOKENS = 16
@@ -87,9 +88,9 @@ class RowSize:
 def written(model: PreTrainedModel, site: Site, inner: Float[Tensor, "rows m"]) -> Float[Tensor, "rows d"]:
     """What a site's matrix, with its bias, makes of its inputs; in float64, where the inputs are."""
     module: Any = site.module(model)
-    weight = (module.weight.T if site.transposed else module.weight).detach().to(inner.device, torch.float64)
-    rows = inner.double() @ weight.T
-    return rows if module.bias is None else rows + module.bias.detach().to(rows)
+    weight = parameter_of(module).detach().to(inner.device, torch.float64)
+    rows = inner.double() @ (weight if site.transposed else weight.T)
+    return rows if module.bias is None else rows + parameter_of(module, "bias").detach().to(rows)
 
 
 def passage_of(model: PreTrainedModel, site: Site) -> Passage:

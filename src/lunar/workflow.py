@@ -140,12 +140,13 @@ def carry_out(
     from lunar.processes import place
     from lunar.requests import changes
     from lunar.requests.ledger import write_first
+    from lunar.weights import parameter_of
 
     seconds: dict[str, float] = {}
     with timed("load", seconds):
         loaded = load(recipe.model, device, progress)
     if recipe.fingerprint and layer is not None:
-        weight: Any = site_at(loaded.model, layer).module(loaded.model).weight
+        weight = parameter_of(site_at(loaded.model, layer).module(loaded.model))
         if fingerprint(weight) != recipe.fingerprint:
             raise LunarError(f"The model {recipe.model} has other weights than the one that the recipe was made with.")
     saved = saved_sums(output)

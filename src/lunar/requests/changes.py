@@ -34,6 +34,7 @@ from lunar.requests.state import Change, Request, Shared, State
 from lunar.requests.store import KEPT, Writer, text_writer
 from lunar.settings import Settings
 from lunar.solve import Solution, thin
+from lunar.weights import parameter_of
 
 BASE_FILE = f"{KEPT}/retain.safetensors"
 NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
@@ -74,7 +75,7 @@ def start(
         loaded.source,
         hashes_of(loaded.source),
         site,
-        fingerprint(torch.as_tensor(site.module(loaded.model).weight)),
+        fingerprint(parameter_of(site.module(loaded.model))),
         resolved,
         retain is None,
     )
@@ -207,7 +208,7 @@ def _check_model(shared: Shared, loaded: LoadedModel, site: Site) -> None:
     """
     hashes, known = hashes_of(loaded.source) or {}, shared.hashes or {}
     changed = sorted(name for name in hashes.keys() & known.keys() if hashes[name] != known[name])
-    if "weights" in changed or fingerprint(torch.as_tensor(site.module(loaded.model).weight)) != shared.fingerprint:
+    if "weights" in changed or fingerprint(parameter_of(site.module(loaded.model))) != shared.fingerprint:
         raise LunarError("The ledger was started with another model than this one: load the one it was made for.")
     if changed:
         raise LunarError(
