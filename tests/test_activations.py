@@ -7,10 +7,11 @@ import torch
 from conftest import CONTEXT, LAYERS, VOCABULARY, tiny_model, tiny_tokenizer
 from transformers import PreTrainedModel
 
-from lunar.activations import Captured, capture, capture_all, writes_directly
+from lunar.activations import Captured, capture, capture_all
 from lunar.errors import LunarError
 from lunar.generation import greedy
 from lunar.models import find_sites, site_at
+from lunar.passage import writes_directly
 from lunar.prompts import TokenSequence
 
 ARCHITECTURES = ["llama", "qwen2", "gemma", "mistral", "gpt2", "gpt_neox", "opt", "bloom"]

@@ -15,6 +15,7 @@ ORDER = [
     "errors",
     "progress",
     "settings",
+    "weights",
     "hub",
     "safety",
     "checkpoints",
@@ -25,16 +26,21 @@ ORDER = [
     "recipe",
     "prompts",
     "preflight",
+    "layers",
+    "memory",
     "models",
     "activations",
+    "passage",
     "generation",
     "logits",
     "likelihood",
     "moments",
+    "processes",
     "targets",
     "solve",
     "edit",
     "metrics",
+    "interrupted",
     "collect",
     "gated",
     "select",
@@ -58,7 +64,7 @@ ORDER = [
     "__main__",
     "__init__",
 ]
-MATHEMATICS = ("errors", "settings", "moments", "targets", "solve", "edit", "select/separation")
+MATHEMATICS = ("errors", "settings", "weights", "moments", "targets", "solve", "edit", "select/separation")
 FILES = sorted(path for path in SOURCE.rglob("*.py"))
 
 

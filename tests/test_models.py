@@ -90,9 +90,25 @@ def test_names_decide_where_the_mlp_is_as_wide_as_the_model() -> None:
     assert site_at(model, 0).module_name == "model.layers.0.mlp.down_proj"
 
 
-def test_mixtures_of_experts_are_refused_by_name_of_the_layer() -> None:
-    with pytest.raises(LunarError, match=r"model\.layers\.0 is a mixture of experts"):
-        find_sites(tiny_model("mixtral"))
+def test_a_mixture_of_experts_is_edited_where_a_single_matrix_writes() -> None:
+    model = tiny_model("mixtral")
+    assert [site.module_name for site in find_sites(model)] == [
+        f"model.layers.{layer}.self_attn.o_proj" for layer in range(LAYERS)
+    ]
+    assert {site.part for site in find_sites(model)} == {"attention output"}
+    shared = torch.nn.ModuleDict({"down_proj": torch.nn.Linear(INNER, HIDDEN)})
+    model.model.layers[1].mlp.shared_expert = shared
+    assert site_at(model, 1).module_name.endswith("mlp.shared_expert.down_proj")
+    assert site_at(model, 1).part == "shared expert"
+    model.model.layers[1].mlp.shared_expert_gate = torch.nn.Linear(HIDDEN, 1)
+    assert site_at(model, 1).part == "attention output", "how much a token gets of that expert differs"
+
+
+def test_a_layer_without_a_single_matrix_is_refused_by_name() -> None:
+    model = tiny_model("mixtral")
+    del model.model.layers[2].self_attn.o_proj
+    with pytest.raises(LunarError, match=r"model\.layers\.2 was expected to have one matrix that writes"):
+        find_sites(model)
 
 
 def test_models_without_decoder_layers_are_refused() -> None:

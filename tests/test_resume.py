@@ -2,13 +2,17 @@
 
 import pytest
 import torch
+from architectures import random_model
+from conftest import tiny_tokenizer
 
 from lunar.edit import Edit, Factors
 from lunar.errors import LunarError
 from lunar.logits import answer_logits, encode_answers
-from lunar.models import find_sites, load_model
+from lunar.models import LoadedModel, find_sites, load_model, site_at
+from lunar.passage import RowSize, passage_of
 from lunar.records import Record
 from lunar.select.resume import cache, padded, resumed, resumed_logits
+from lunar.select.trials import Candidate
 from lunar.solve import Solution
 
 ARCHITECTURES = ("llama", "gemma", "qwen2", "gpt2", "gpt_neox", "bloom", "mistral")
@@ -52,6 +56,25 @@ def test_a_resumed_pass_equals_the_edited_model(loaded, layer):
         assert (expected[row] - original[row]).abs().max() > 1e-3, "the edit has no effect to compare"
     for name, tensor in loaded.model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize("architecture", ["granite", "gemma2", "mixtral"])
+def test_a_resumed_pass_equals_the_edited_model_however_what_is_written_arrives(architecture):
+    model = random_model(architecture)
+    loaded = LoadedModel(model, tiny_tokenizer(), "test")
+    site, sequences = site_at(model, 1), encode_answers(loaded, RECORDS, "test")
+    passage = passage_of(model, site).sized(RowSize(0.7, 1))
+    (batch,) = cache(model, [site], sequences)
+    candidate = Candidate(site, random_solution(site), passage=passage)
+    tried = resumed_logits(model, site, batch, candidate.solution, 1.5, passage)
+    original = answer_logits(model, batch.sequences)
+    with candidate.edit(loaded, 1.5).applied(model):
+        expected = answer_logits(model, batch.sequences)
+    for row in range(len(RECORDS)):
+        torch.testing.assert_close(tried[row], expected[row], rtol=1e-4, atol=1e-4)
+        assert (expected[row] - original[row]).abs().max() > 1e-3, "the edit has no effect to compare"
+    torch.testing.assert_close(resumed_logits(model, site, batch)[0], original[0], rtol=1e-5, atol=1e-5)
+    assert all("forward" not in module.__dict__ for module in model.modules())
 
 
 def test_only_the_layers_above_run(loaded):

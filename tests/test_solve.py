@@ -9,7 +9,7 @@ import torch
 from lunar import targets
 from lunar.edit import Factors
 from lunar.errors import LunarError
-from lunar.moments import Moments
+from lunar.moments import FewRows, Moments
 from lunar.solve import Solution, gate, solve
 from lunar.targets import Term
 
@@ -267,6 +267,46 @@ def test_a_singular_problem_is_refused_at_ridge_zero_and_solved_with_one(seed: i
     with pytest.raises(LunarError, match="singular"):
         gate(case.moments, case.inner, case.weights, case.position, 0.0)
     assert bool(torch.isfinite(solve(case.moments, case.inner, case.terms("collapse"), 1e-8).change()).all())
+
+
+@pytest.mark.parametrize("ridge", [1e-6, 1e-4, 1e-2])
+@pytest.mark.parametrize("pinned", [0, 3, 9, 60])
+@pytest.mark.parametrize("name", targets.LINEAR)
+def test_rows_that_are_kept_give_what_their_sum_gives(name: str, pinned: int, ridge: float) -> None:
+    case = problem(15, pinned=pinned, inner=40)
+    few = FewRows(40)
+    for part in range(3):
+        few.update(case.pinned[part::3], case.pinned_weights[part::3])
+    assert few.rows == pinned
+    close(few.moments().second, case.moments.second, 1e-12)
+    terms = case.terms(name)
+    close(solve(few, case.inner, terms, ridge).change(), solve(case.moments, case.inner, terms, ridge).change(), 1e-6)
+    prompts = torch.arange(ROWS) // 2
+    dual, primal = (gate(one, case.inner, case.weights, prompts, ridge) for one in (few, case.moments))
+    close(dual.vector, primal.vector, 1e-6)
+    close(dual.values, primal.values, 1e-6)
+    close(dual.leave_one_out, primal.leave_one_out, 1e-6)
+
+
+@pytest.mark.parametrize("ridge", [1e-18, 1e-30])
+@pytest.mark.parametrize("rank", [2, 7])
+def test_where_rounding_hides_the_ridge_both_forms_fall_back_on_one_solution(rank: int, ridge: float) -> None:
+    generator = torch.Generator().manual_seed(rank)
+    basis = torch.randn(rank, 30, generator=generator, dtype=torch.float64)
+    case = problem(16, pinned=25, inner=30)
+    case = replace(case, pinned=case.pinned[:, :rank] @ basis, inner=case.inner[:, :rank] @ basis)
+    terms = case.terms("collapse")
+    few = FewRows(30).update(case.pinned, case.pinned_weights)
+    sums = Moments(few.moments().second, few.rows)
+    found, expected = (solve(one, case.inner, terms, ridge).change() for one in (few, sums))
+    close(found @ case.inner.T, expected @ case.inner.T, 1e-6)
+    close(found @ case.pinned.T, expected @ case.pinned.T, 1e-6)
+    # The least squares in the coordinates of the rows' span has full rank and needs no ridge.
+    small = replace(case, pinned=case.pinned @ torch.linalg.pinv(basis), inner=case.inner @ torch.linalg.pinv(basis))
+    exact = solve(small.moments, small.inner, terms, 0.0).change() @ torch.linalg.pinv(basis).T
+    close(found @ case.inner.T, exact @ case.inner.T, 1e-6)
+    with pytest.raises(LunarError, match="singular at ridge 0"):
+        solve(sums, case.inner, terms, 0.0)
 
 
 def test_leaving_out_what_the_problem_cannot_do_without_is_refused() -> None:

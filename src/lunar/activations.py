@@ -17,17 +17,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lunar.errors import LunarError
+from lunar.memory import fitting_batch, in_batches
 from lunar.models import Site, context_length
 from lunar.prompts import TokenSequence
+from lunar.weights import device_of
 
 
 @dataclass(frozen=True)
 class Captured:
     """Activations of some tokens, one row each, in the model's dtype and on its device; no padding.
 
-    `inner` is the input of the write-back matrix and `residual` the output of its decoder layer. `sequence` is the
-    index into the sequences that were given. `from_end` counts from the prompt's end: 0 for the last prompt token, 1
-    for the one before; answer tokens are negative, -1 for the first.
+    `inner` is the input of the write-back matrix and `residual` the residual stream behind it: the output of its
+    decoder layer or, where the matrix ends the attention, the layer's input plus what the matrix writes. `sequence` is
+    the index into the sequences that were given. `from_end` counts from the prompt's end: 0 for the last prompt token,
+    1 for the one before; answer tokens are negative, -1 for the first.
     """
 
     inner: Float[Tensor, "tokens m"]
@@ -49,16 +52,18 @@ def capture(
     site: Site,
     sequences: Sequence[TokenSequence],
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     pad_token_id: int = 0,
     padding_side: Literal["left", "right"] = "right",
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Captured]:
     """Run the sequences, longest first, up to the site's layer and yield one `Captured` per batch.
 
-    Values do not depend on batch size or padding side beyond rounding. `progress` is called after each batch with the
-    number of sequences done. Nothing is shortened: raises `LunarError`, before running anything, for an empty sequence,
-    a prompt length outside the sequence, a token the model does not have, or more tokens than its context holds.
+    Values do not depend on batch size or padding side beyond rounding. A batch is as large as memory allows where
+    `batch_size` is None; where memory runs out, batches are halved and the pass goes on. `progress` is called after
+    each batch with the number of sequences done. Nothing is shortened: raises `LunarError`, before running anything,
+    for an empty sequence, a prompt length outside the sequence, a token the model does not have, or more tokens than
+    its context holds.
     """
     for batch in capture_layers(
         model,
@@ -78,23 +83,36 @@ def capture_layers(
     sequences: Sequence[TokenSequence],
     *,
     last_only: bool = False,
-    batch_size: int = 32,
+    start: int = 0,
+    share: tuple[int, int] = (0, 1),
+    batch_size: int | None = None,
     pad_token_id: int = 0,
     padding_side: Literal["left", "right"] = "right",
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[dict[int, Captured]]:
     """`capture` at several layers in one pass, which stops behind the deepest: per batch, a `Captured` for each layer.
 
-    With `last_only`, rows are those of the last prompt tokens alone, and no more than these is ever held.
+    With `last_only`, rows are those of the last prompt tokens alone, and no more than these is ever held. The first
+    `start` sequences, in the order in which they are run, are left out: they were run before. `share` is which of how
+    many processes this is; of the rest it runs every so many.
     """
     check_sequences(model, sequences)
     if padding_side not in ("left", "right"):
         raise LunarError(f"padding_side was expected to be 'left' or 'right', got {padding_side!r}.")
     if not sites:
         raise LunarError("At least one layer to look at was expected, but none came: give the sites of the model.")
-    done = 0
-    for indices in batches_by_length([len(sequence.tokens) for sequence in sequences], batch_size):
-        yield _capture_batch(model, sites, sequences, indices, pad_token_id, padding_side, last_only)
+    order = longest_first([len(sequence.tokens) for sequence in sequences])
+    if batch_size is None:
+        longest = len(sequences[order[0]].tokens) if order else 1
+        batch_size = fitting_batch(model, max(site.inner_width for site in sites), longest, input_device(model))
+    check_batch_size(batch_size)
+
+    def run(indices: list[int]) -> dict[int, Captured]:
+        return _capture_batch(model, sites, sequences, indices, pad_token_id, padding_side, last_only)
+
+    done = start
+    for indices, captured in in_batches(order[start:][share[0] :: share[1]], batch_size, run):
+        yield captured
         done += len(indices)
         if progress is not None:
             progress(done)
@@ -105,7 +123,7 @@ def capture_all(
     site: Site,
     sequences: Sequence[TokenSequence],
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     pad_token_id: int = 0,
     padding_side: Literal["left", "right"] = "right",
     progress: Callable[[int], None] | None = None,
@@ -143,32 +161,6 @@ def join(batches: Sequence[Captured]) -> Captured:
     )
 
 
-def writes_directly(model: PreTrainedModel, site: Site, *, tolerance: float = 1e-2) -> bool:
-    """Whether what the site's matrix writes reaches its layer's output unchanged, tried out on three tokens.
-
-    False where the layer normalises or scales its MLP's output before or after adding it (Gemma 2 and 3, OLMo 2,
-    Granite): there a change of the matrix does not change the layer's output by the same amount, and the least squares
-    over the layer's output does not hold. `tolerance` is relative to the change that was written.
-    """
-    sequence = TokenSequence((0, 1, 2), 3)
-    before = capture_all(model, site, [sequence]).residual
-    # As large as the activations themselves, so that rounding in 16 bits stays below the tolerance.
-    size = before.float().square().mean().sqrt().clamp_min(1.0)
-    signs = torch.arange(site.width, device=before.device) % 2 * 2 - 1
-    change = (size * signs).to(before.dtype)
-
-    def add(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        return output + change.to(output.device)
-
-    handle = site.module(model).register_forward_hook(add)
-    try:
-        after = capture_all(model, site, [sequence]).residual
-    finally:
-        handle.remove()
-    error = (after.float() - before.float() - change.float()).square().mean().sqrt()
-    return bool(error <= tolerance * size)
-
-
 # Shared with `lunar.generation`
 
 
@@ -197,11 +189,21 @@ def check_sequences(model: PreTrainedModel, sequences: Sequence[TokenSequence]) 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
     """Indices in batches of similar length, longest first so that memory runs out at once if it does."""
-    if batch_size < 1:
-        raise LunarError(f"batch_size was expected to be at least 1, got {batch_size}.")
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    check_batch_size(batch_size)
+    order = longest_first(lengths)
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def longest_first(lengths: Sequence[int]) -> list[int]:
+    """Indices by falling length, those of one length as they came."""
+    return sorted(range(len(lengths)), key=lambda index: -lengths[index])
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise `LunarError` for a batch of less than one."""
+    if batch_size < 1:
+        raise LunarError(f"batch_size was expected to be at least 1, got {batch_size}.")
 
 
 def pad(
@@ -220,8 +222,7 @@ def pad(
 
 def input_device(model: PreTrainedModel) -> torch.device:
     """Where the model expects its token ids."""
-    embedding: Any = model.get_input_embeddings()
-    return embedding.weight.device
+    return device_of(model.get_input_embeddings())
 
 
 @contextmanager
@@ -269,10 +270,27 @@ class _Watch:
     def __init__(self, site: Site, shape: tuple[int, int], kept: Tensor, deepest: bool) -> None:
         self.site, self.shape, self.kept, self.deepest = site, shape, kept, deepest
         self.seen: dict[str, Tensor] = {}
+        self.layer_input: Tensor | None = None
+
+    def hook(self, model: PreTrainedModel) -> list[Any]:
+        """Register the hooks; returns their handles."""
+        matrix, layer = self.site.module(model), self.site.layer_module(model)
+        handles = [matrix.register_forward_pre_hook(self.read_inner)]
+        if self.site.before_mlp:
+            handles.append(layer.register_forward_pre_hook(self.read_layer_input, with_kwargs=True))
+            return [*handles, matrix.register_forward_hook(self.read_written)]
+        return [*handles, layer.register_forward_hook(self.read_residual)]
 
     def read_inner(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         rows = inputs[0].detach().reshape(-1, self.site.inner_width)
         self.seen["inner"] = rows[self.kept.to(rows.device)]
+
+    def read_layer_input(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self.layer_input = (inputs[0] if inputs else named["hidden_states"]).detach()
+
+    def read_written(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        assert self.layer_input is not None  # the layer began before its matrix was used
+        self.read_residual(module, inputs, self.layer_input + output.detach().reshape(self.layer_input.shape))
 
     def read_residual(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         residual = (output[0] if isinstance(output, tuple) else output).detach()
@@ -303,11 +321,10 @@ def _run(
     if "position_ids" in inspect.signature(body.forward).parameters:
         # Absolute position embeddings would count the padding otherwise.
         arguments["position_ids"] = positions
-    handles = []
+    handles: list[Any] = []
     try:
         for watch in watches:
-            handles.append(watch.site.module(model).register_forward_pre_hook(watch.read_inner))
-            handles.append(watch.site.layer_module(model).register_forward_hook(watch.read_residual))
+            handles += watch.hook(model)
         with torch.no_grad(), evaluation_mode(model):
             body(**arguments)
     except _Stop:

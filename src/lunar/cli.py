@@ -13,6 +13,7 @@ Results go to standard output, progress and messages to standard error. Bad inpu
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -172,10 +173,12 @@ def unlearn(
     else:
         groups = tuple(forget_group or ())
         wanted = Recipe(model, forget, retain, reference or Recipe.reference, groups, Settings(**knobs))
-    with stages(as_json, quiet) as progress:
+    with stages(as_json, quiet or os.environ.get("RANK", "0") != "0") as progress:
         outcome = unlearn_files(
             wanted, output, name=name, forget_moments=forget_moments, device=device, progress=progress
         )
+    if outcome is None:  # the first of several processes says what came of it
+        return
     if outcome.report["scores"]["forget"]["rouge1"]["before"] is None and not (as_json or quiet):
         typer.echo("The forget prompts have no answers, so ROUGE-1 was not measured for them.", err=True)
     if as_json:

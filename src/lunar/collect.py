@@ -7,7 +7,7 @@ many layers are looked at, so that an edit has the same bytes however its layer 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -15,19 +15,21 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lunar import targets
-from lunar.activations import Captured, capture_layers, join, writes_directly
+from lunar import processes, targets
+from lunar.activations import Captured, capture_layers, join
 from lunar.edit import Edit, Factors, fingerprint
-from lunar.errors import LunarError
+from lunar.interrupted import SavedSums, digest
 from lunar.models import LoadedModel, Site, context_length, find_sites
-from lunar.moments import Moments, ReferenceMean
+from lunar.moments import FewRows, Moments, ReferenceMean
 from lunar.neighbours import neighbours
+from lunar.passage import NORMALISED, Passage, RowSize, passage_of, written
 from lunar.progress import Progress
 from lunar.prompts import TokenSequence, encode_all
 from lunar.records import Record
 from lunar.rewordings import reworded_sample, rewordings
 from lunar.settings import TAIL, Settings
 from lunar.solve import Gate, Solution, gate, solve
+from lunar.weights import parameter_of
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ class Problem:
 
     Attributes:
         site: the matrix.
+        passage: how what it writes arrives in the residual stream.
         mean: of the residuals of the reference prompts, per position from their end.
-        moments: sums over the pinned rows.
+        moments: sums over the pinned rows, or these rows where they are fewer than the inputs.
         inner: [rows, m] write-back inputs of the redirected rows.
         residual: [rows, d] the layer's outputs there.
         position: [rows] counted from the prompt's end; answer tokens count as its last token.
@@ -86,8 +89,9 @@ class Problem:
     """
 
     site: Site
+    passage: Passage
     mean: ReferenceMean
-    moments: Moments
+    moments: Moments | FewRows
     inner: Float[Tensor, "rows m"]
     residual: Float[Tensor, "rows d"]
     position: Int[Tensor, " rows"]
@@ -97,8 +101,12 @@ class Problem:
     def _weights(self, settings: Settings) -> Float[Tensor, " rows"]:
         return torch.full((len(self.inner),), settings.forget_weight, dtype=torch.float64)
 
+    def sums(self) -> Moments:
+        """The sums over the pinned rows, made from them where these are kept."""
+        return self.moments if isinstance(self.moments, Moments) else self.moments.moments()
+
     def solve(self, settings: Settings) -> Solution:
-        """The change of the matrix at strength 1."""
+        """The change of the residual stream at strength 1, as a matrix that wrote straight to it would make it."""
         weights = self._weights(settings)
         terms = targets.build(settings.target, self.mean.mean(), self.residual, self.position, weights)
         return solve(self.moments, self.inner, terms, settings.ridge)
@@ -113,11 +121,17 @@ class Problem:
 
 @dataclass
 class Work:
-    """One model: encodes record sets, with progress and seconds per stage."""
+    """One model: encodes record sets, with progress and seconds per stage.
+
+    `saved` is where sums are kept for the case that the run is cut off; `resumed` says how many prompts of a stage were
+    in sums that an earlier run had left there.
+    """
 
     loaded: LoadedModel
     progress: Progress | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    saved: SavedSums | None = None
+    resumed: dict[str, int] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str, *, announced: bool = False) -> Iterator[None]:
@@ -152,31 +166,99 @@ class Work:
         *,
         with_answer: bool,
         last_only: bool = False,
+        start: int = 0,
+        share: tuple[int, int] = (0, 1),
+        batch_size: int | None = None,
     ) -> Iterator[dict[int, Captured]]:
         """`lunar.activations.capture_layers` of a record set, in main memory."""
         sequences = self.encode(name, records, with_answer=with_answer)
         padding = self.loaded.tokenizer.pad_token_id or 0
         report = self.reporter(name, len(sequences))
         for batch in capture_layers(
-            self.loaded.model, sites, sequences, last_only=last_only, pad_token_id=padding, progress=report
+            self.loaded.model,
+            sites,
+            sequences,
+            last_only=last_only,
+            start=start,
+            share=share,
+            batch_size=batch_size,
+            pad_token_id=padding,
+            progress=report,
         ):
             yield {layer: rows.cpu() for layer, rows in batch.items()}
 
+    def add_pinned(
+        self,
+        name: str,
+        sites: Sequence[Site],
+        records: Sequence[Record],
+        sums: Mapping[int, Moments | FewRows],
+        retain_weight: float,
+        *,
+        thin: int = 1,
+        known: Sequence[Tensor] = (),
+    ) -> None:
+        """Add all tokens of records that are to be left alone to the sums, by layer, weighted by `pinned_weights`.
+
+        Goes on where a run that was cut off had saved them; few rows are not saved, nor the share of one of several
+        processes (`lunar.processes`). `known` are activations that were
+        captured before, by which it is seen whether that was the same model.
+        """
+        start, batch_size, key = 0, None, ""
+        large = {layer: one for layer, one in sums.items() if isinstance(one, Moments)}
+        share = processes.place() if len(large) == len(sums) else (0, 1)
+        saved = self.saved if len(large) == len(sums) and share[1] == 1 else None
+        if saved is not None:
+            tokens = self.encode(name, records, with_answer=True)
+            before = [one.second.diagonal() for one in large.values()]
+            key = digest(name, sites, tokens, retain_weight, thin, str(self.loaded.model.dtype), *known, *before)
+            start, batch_size = saved.restore(key, large)
+            if start:
+                self.resumed[name] = start
+        done = start
+        if share[1] > 1:
+            processes.begin_share(large)
+        for batch in self.capture(
+            name, sites, records, with_answer=True, start=start, share=share, batch_size=batch_size
+        ):
+            for layer, rows in batch.items():
+                weights = pinned_weights(rows.from_end, rows.sequence, retain_weight, thin)
+                sums[layer].update(rows.inner[weights > 0], weights[weights > 0])
+            if saved is not None:
+                size = len(next(iter(batch.values())).sequence.unique())
+                done += size
+                saved.save(key, large, done, size, complete=done == len(records))
+        if share[1] > 1:
+            processes.end_share(large)
+
 
 def editable(loaded: LoadedModel) -> tuple[Site, ...]:
-    """The sites of all layers; refused where a change of them would not reach the layers' outputs as it is."""
+    """The sites of all layers; refused where it is not understood how what the first writes arrives."""
     sites = find_sites(loaded.model)
-    check_direct(loaded, sites[0])
+    passage_of(loaded.model, sites[0])
     return sites
 
 
-def check_direct(loaded: LoadedModel, site: Site) -> None:
-    """Raise LunarError where a change of the site's matrix would not reach the layer's output as it is."""
-    if not writes_directly(loaded.model, site):
-        raise LunarError(
-            f"{site.module_name} was expected to write straight to the residual stream, but its layer rescales what it "
-            "writes (as Gemma 2 and OLMo 2 do): such models cannot be edited yet."
-        )
+def measured(
+    work: Work, sites: Sequence[Site], reference: Sequence[Record], tail: int
+) -> tuple[dict[int, ReferenceMean], dict[int, Passage]]:
+    """By layer, the reference mean and the passage, from one pass over the reference prompts.
+
+    Raises LunarError where it is not understood how what a matrix writes arrives in the residual stream.
+    """
+    model = work.loaded.model
+    passages = {site.layer: passage_of(model, site) for site in sites}
+    means = {site.layer: ReferenceMean.zeros(tail, site.width) for site in sites}
+    sizes = {site.layer: RowSize() for site in sites}
+    with work.stage("reference"):
+        for batch in work.capture("reference", sites, reference, with_answer=False):
+            for site in sites:
+                rows = batch[site.layer]
+                means[site.layer].update(rows.residual, rows.from_end)
+                if passages[site.layer].kind == NORMALISED:
+                    last = (rows.from_end >= 0) & (rows.from_end < tail)
+                    sizes[site.layer].update(written(model, site, rows.inner[last]))
+    return means, {layer: passage.sized(sizes[layer]) for layer, passage in passages.items()}
 
 
 def tail_of(settings: Settings) -> int:
@@ -191,36 +273,38 @@ def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings, *
     their weight: the sums are the same in expectation and cost less, which is enough for a search.
     """
     tail = tail_of(settings)
-    means = {site.layer: ReferenceMean.zeros(tail, site.width) for site in sites}
-    moments = {site.layer: Moments.zeros(site.inner_width) for site in sites}
-    with work.stage("reference"):
-        for batch in work.capture("reference", sites, sets.reference, with_answer=False):
-            for layer, rows in batch.items():
-                means[layer].update(rows.residual, rows.from_end)
+    means, passages = measured(work, sites, sets.reference, tail)
+    rows = sum(work.tokens(group) for group in (sets.forget, sets.retain, sets.neighbours)) // thin
+    moments = {site.layer: _sums(site.inner_width, rows) for site in sites}
     found = {}
     with work.stage("forget"):
         batches = list(work.capture("forget", sites, sets.redirected, with_answer=settings.redirect_answers))
         for site in sites:
-            rows = join([batch[site.layer] for batch in batches])
-            redirected = rows.from_end < tail
-            pinned = rows.inner[~redirected]
+            own = join([batch[site.layer] for batch in batches])
+            redirected = own.from_end < tail
+            pinned = own.inner[~redirected]
             moments[site.layer].update(pinned, torch.ones(len(pinned)))
             found[site.layer] = Problem(
                 site,
+                passages[site.layer],
                 means[site.layer],
                 moments[site.layer],
-                rows.inner[redirected],
-                rows.residual[redirected],
-                rows.from_end[redirected].clamp(min=0),
-                rows.sequence[redirected] % len(sets.forget),
-                rows.sequence[redirected] >= len(sets.forget),
+                own.inner[redirected],
+                own.residual[redirected],
+                own.from_end[redirected].clamp(min=0),
+                own.sequence[redirected] % len(sets.forget),
+                own.sequence[redirected] >= len(sets.forget),
             )
     with work.stage("retain"):
-        for batch in work.capture("retain", sites, [*sets.retain, *sets.neighbours], with_answer=True):
-            for layer, rows in batch.items():
-                weights = pinned_weights(rows.from_end, rows.sequence, settings.retain_weight, thin)
-                moments[layer].update(rows.inner[weights > 0], weights[weights > 0])
+        spared = [*sets.retain, *sets.neighbours]
+        known = [mean.total for mean in means.values()]
+        work.add_pinned("retain", sites, spared, moments, settings.retain_weight, thin=thin, known=known)
     return found
+
+
+def _sums(width: int, rows: int) -> Moments | FewRows:
+    """Where pinned rows are added: kept, which is smaller and solved faster, where fewer come than there are inputs."""
+    return FewRows(width) if rows < width else Moments.zeros(width)
 
 
 def edit_of(
@@ -230,14 +314,24 @@ def edit_of(
     settings: dict[str, object],
     strength: float,
     behind: Edit | None = None,
+    *,
+    passage: Passage | None = None,
 ) -> Edit:
-    """A solution as an edit of the model's matrix, multiplied by the strength; `behind` is added to it as it is."""
-    weight = site.module(loaded.model).weight
-    if not isinstance(weight, Tensor):
-        raise LunarError(f"{site.module_name} was expected to have a weight matrix, but it has none.")
+    """A solution as an edit of the model's matrix, multiplied by the strength; `behind` is added to it as it is.
+
+    `passage` translates what is to arrive into what the matrix writes; None is for a solution that says the latter.
+    """
+    if passage is not None:
+        solution = translated(solution, passage.factor())
+    weight = parameter_of(site.module(loaded.model))
     factors = Factors.of(site.module_name, solution, site.transposed, fingerprint(weight))
     edit = Edit((factors,), settings).scaled(strength)
     return edit if behind is None else Edit((*edit.factors, *behind.factors), settings)
+
+
+def translated(solution: Solution, factor: Float[Tensor, " d"]) -> Solution:
+    """What is to arrive in the residual stream as what the matrix has to write; `Passage.factor` gives the factor."""
+    return Solution(factor.to(solution.write)[:, None] * solution.write, solution.read)
 
 
 def pinned_weights(from_end: Tensor, sequence: Tensor, retain_weight: float, thin: int) -> Tensor:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from lunar.errors import LunarError
 from lunar.solve import Solution
+from lunar.weights import parameter_of, replace_weight
 
 WEIGHTS_FILE = "edit.safetensors"
 CARD_FILE = "edit.json"
@@ -117,7 +118,7 @@ class Edit:
             original = _originals.get(module)
             if original and any(owner is self for owner, _ in original.active):
                 raise LunarError("This edit is active on the model already: revert it before applying it again.")
-            weight: Tensor = original.weight if original else module.weight  # type: ignore[assignment]
+            weight = original.weight if original else parameter_of(module)
             if part.fingerprint and fingerprint(weight) != part.fingerprint:
                 raise LunarError(
                     f"The edit was made for other values of {part.module_name} than this model has: load the model "
@@ -125,7 +126,7 @@ class Edit:
                 )
         for module, part in zip(modules, self.factors, strict=True):
             if module not in _originals:
-                _originals[module] = _Original(module.weight.detach().clone())  # type: ignore[operator]
+                _originals[module] = _Original(parameter_of(module).detach().clone())
             _originals[module].active.append((self, part))
             _refresh(module)
 
@@ -272,8 +273,7 @@ def _refresh(module: nn.Module) -> None:
         for part in active:
             exact = exact + part.change().to(exact.device)
         weight = exact.to(weight.dtype)
-    with torch.no_grad():
-        module.weight.copy_(weight)  # type: ignore[operator]
+    replace_weight(module, weight, original=not original.active)
 
 
 def changed_tensors(before: Mapping[str, Tensor], model: nn.Module) -> Sequence[str]:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from lunar.activations import batches_by_length, check_sequences, evaluation_mode, input_device, pad
+from lunar.activations import check_batch_size, check_sequences, evaluation_mode, input_device, longest_first, pad
 from lunar.errors import LunarError
+from lunar.memory import in_batches
 from lunar.models import context_length
 from lunar.prompts import TokenSequence
 
@@ -141,13 +142,16 @@ def _answers(
     progress: Callable[[int], None] | None,
 ) -> list[list[str]]:
     """As many answers to each prompt as the settings ask for."""
+    check_batch_size(batch_size)
     ends = tuple(settings.eos_token_id or ())
     count = settings.num_return_sequences or 1
     answers: list[list[str]] = [[] for _ in prompts]
     done = 0
     with evaluation_mode(model):
-        for indices in batches_by_length([one.prompt_length for one in prompts], batch_size):
-            rows = _answer(model, [prompts[index].tokens for index in indices], settings)
+        order = longest_first([one.prompt_length for one in prompts])
+        for indices, rows in in_batches(
+            order, batch_size, lambda indices: _answer(model, [prompts[index].tokens for index in indices], settings)
+        ):
             for place, index in enumerate(indices):
                 answers[index] = [_text(tokenizer, row, ends) for row in rows[place * count : (place + 1) * count]]
             done += len(indices)

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from lunar.activations import batches_by_length, check_sequences, evaluation_mode, input_device, pad
 from lunar.errors import LunarError
 from lunar.generation import end_tokens
+from lunar.memory import MOST, in_batches
 from lunar.models import LoadedModel, context_length
 from lunar.progress import Progress
 from lunar.prompts import TokenSequence, encode_all
@@ -71,6 +72,24 @@ def answer_logits(model: PreTrainedModel, sequences: Sequence[TokenSequence]) ->
     They do not depend on the other sequences beyond rounding. Raises LunarError for a model without an output
     embedding, or with one that does not run once per pass.
     """
+    places = [range(sequence.prompt_length - 1, len(sequence.tokens) - 1) for sequence in sequences]
+    return _logits_at(model, sequences, places)
+
+
+def prompt_logits(model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> Float[Tensor, "prompts vocabulary"]:
+    """Float32 logits at the last prompt token of each sequence; otherwise as `answer_logits`."""
+
+    def run(indices: list[int]) -> Tensor:
+        chosen = [sequences[index] for index in indices]
+        places = [range(sequence.prompt_length - 1, sequence.prompt_length) for sequence in chosen]
+        return torch.cat(_logits_at(model, chosen, places))
+
+    return torch.cat([rows for _, rows in in_batches(range(len(sequences)), MOST, run)])
+
+
+def _logits_at(
+    model: PreTrainedModel, sequences: Sequence[TokenSequence], places: Sequence[range]
+) -> list[Float[Tensor, "_ vocabulary"]]:
     head: Any = model.get_output_embeddings()
     if head is None:
         raise LunarError(
@@ -79,11 +98,9 @@ def answer_logits(model: PreTrainedModel, sequences: Sequence[TokenSequence]) ->
         )
     # Right padding: tokens see only what stands before them, so that positions need no correction.
     tokens, mask = pad([sequence.tokens for sequence in sequences], 0, "right", input_device(model))
-    lengths = [len(answer_tokens(sequence)) for sequence in sequences]
+    lengths = [len(own) for own in places]
     sequence_of = [row for row, length in enumerate(lengths) for _ in range(length)]
-    place = [
-        position for sequence in sequences for position in range(sequence.prompt_length - 1, len(sequence.tokens) - 1)
-    ]
+    place = [position for own in places for position in own]
 
     def select(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         # Before the head: logits at every position of a batch would be the largest tensor of all.

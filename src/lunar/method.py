@@ -6,13 +6,17 @@ line or scores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from lunar.collect import Sets, Work, check_direct, collect, edit_of, tail_of
+import torch
+
+from lunar.collect import Sets, Work, collect, edit_of, tail_of
 from lunar.edit import Edit
 from lunar.errors import LunarError
 from lunar.gated import build
+from lunar.interrupted import SavedSums
+from lunar.logits import prompt_logits
 from lunar.models import LoadedModel, Site, site_at
 from lunar.progress import Progress
 from lunar.prompts import default_retain_records, reference_records
@@ -21,6 +25,9 @@ from lunar.select.choice import Choice
 from lunar.select.search import choose
 from lunar.settings import Settings
 from lunar.solve import Gate
+
+CHECKED = 4
+"""Forget prompts by which it is seen whether an edit changes anything."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Unlearned:
         seconds: time per stage.
         builtin_retain: no retain records were given, and the built-in prompts were used.
         choice: how the layer and the strength were found; None where the settings named the layer.
+        resumed: per stage, how many prompts an interrupted run had added up already.
     """
 
     edit: Edit
@@ -44,6 +52,7 @@ class Unlearned:
     seconds: dict[str, float]
     builtin_retain: bool = field(default=False)
     choice: Choice | None = None
+    resumed: Mapping[str, int] = field(default_factory=dict)
 
 
 def unlearn(
@@ -66,7 +75,7 @@ def unlearn(
         reference: prompts that the model declines, or the name of a built-in set ("unverifiable" or "refusal").
 
     Raises LunarError if a set is empty, forget and retain share a prompt, a prompt exceeds the model's context, the
-    layer is out of range, or its MLP does not write straight to the residual stream; for a gated edit as
+    layer is out of range, what its matrix writes cannot be followed, or the edit changes nothing; for a gated edit as
     `lunar.gated.build` does; where the layer is searched for, also as `lunar.select.search.choose` does.
     """
     task = prepare(loaded, forget, retain, reference, settings or Settings(), progress)
@@ -77,9 +86,11 @@ def unlearn(
     with work.stage("solve", announced=True):
         detector = problem.gate(settings)
         if settings.target != "gated":
-            edit = edit_of(loaded, site, problem.solve(settings), card, settings.strength or 0.0)
+            solution = problem.solve(settings)
+            edit = edit_of(loaded, site, solution, card, settings.strength or 0.0, passage=problem.passage)
     if settings.target == "gated":
         edit = build(work, sets, problem, settings).edit(loaded, site, card)
+    check_changed(work, edit, forget)
     counts = {
         "forget_prompts": len(forget),
         "rewordings": len(sets.rewordings),
@@ -111,6 +122,7 @@ def prepare(
     reference: Sequence[Record] | str,
     settings: Settings,
     progress: Progress | None,
+    saved: SavedSums | None = None,
 ) -> Task:
     """Check the sets, fill in the built-in ones, and settle the layer and the strength; as `unlearn` otherwise."""
     _check_records("forget", forget)
@@ -120,7 +132,7 @@ def prepare(
     _check_records("reference", referred)
     check_disjoint(forget, retained)
 
-    work = Work(loaded, progress)
+    work = Work(loaded, progress, saved=saved)
     choice = None
     if isinstance(settings.layer, str):
         choice = choose(loaded, forget, retained, referred, settings, work=work)
@@ -128,8 +140,29 @@ def prepare(
     elif settings.strength is None:
         settings = replace(settings, strength=1.0)
     site = site_at(loaded.model, int(settings.layer))
-    check_direct(loaded, site)
     return Task(work, site, settings, retained, referred, choice)
+
+
+def check_changed(work: Work, edit: Edit, forget: Sequence[Record]) -> None:
+    """Raise LunarError where an edit changes nothing of what the model makes of the forget prompts.
+
+    A change may be lost in rounding to the weight's precision, or written where nothing reads it.
+    """
+    loaded = work.loaded
+    shown = work.encode("forget", forget[:CHECKED], with_answer=False)
+    before = prompt_logits(loaded.model, shown)
+    with edit.applied(loaded.model):
+        after = prompt_logits(loaded.model, shown)
+    if not bool(torch.isfinite(after).all()):
+        raise LunarError(
+            "The edit was expected to leave a model that computes finite numbers, but it does not: take a smaller "
+            "strength, a larger ridge or another layer."
+        )
+    if torch.equal(before, after):
+        raise LunarError(
+            "The edit was expected to change what the model says to the forget prompts, but it changes nothing: it is "
+            "zero, or lost in the precision of the weights, so take a larger strength or load the model in float32."
+        )
 
 
 def _check_records(name: str, records: Sequence[Record]) -> None:

@@ -1,23 +1,25 @@
 """Load a causal language model with its tokenizer, and find the matrix each decoder layer's MLP writes back with.
 
-Sites are found by structure (a list of decoder layers, each with attention and an MLP that ends in one matrix writing
-width d), not from a table of model families. A site says where a matrix is, not whether its output reaches the residual
-stream unchanged: see `lunar.activations.writes_directly`. This module knows nothing of prompts, activations or edits.
+Sites are found by structure (`lunar.layers`), not from a table of model families. A site says where a matrix is, not
+how its output reaches the residual stream: see `lunar.passage`. This module knows nothing of prompts, activations or
+edits.
 """
 
 import json
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,13 +30,27 @@ from transformers.utils import logging as transformers_logging
 
 from lunar.checkpoints import CONTEXT_SETTINGS, FULL_PRECISION, find_checkpoint, reason
 from lunar.errors import LunarError
+from lunar.layers import (
+    Matrix,
+    attention_matrices,
+    decoder_layers,
+    has_experts,
+    matrix_shape,
+    model_width,
+    other_matrices,
+    shared_matrices,
+)
+from lunar.weights import all_parameters
 
 GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+AUTO = "auto"
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 # Only decides between several matrices of the right width, for example where an MLP is as wide as the model.
 WRITE_NAMES = ("down_proj", "dense_4h_to_h", "c_proj", "fc2", "fc_out", "w2", "wo", "linear_2", "proj_out", "output")
-ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
-NOT_A_DECODER = re.compile(r"encoder|vision|visual|audio", re.IGNORECASE)
+ATTENTION_WRITE_NAMES = ("o_proj", "out_proj", "c_proj", "dense", "wo", "proj_out")
+MLP, SHARED_EXPERT, ATTENTION_OUTPUT = "MLP", "shared expert", "attention output"
+"""What a site's matrix ends: the MLP; where a layer is a mixture of experts, the expert that all tokens pass, or else
+the attention, whose output projection is the one dense matrix of the layer that writes to the residual stream."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +67,8 @@ class Site:
     """The matrix with which the MLP of decoder layer `layer` writes to the residual stream.
 
     `module_name` and `layer_name` are names as in `model.named_modules()`. The matrix maps `inner_width` (m) numbers to
-    `width` (d). Its weight is stored as [d, m], or as [m, d] where `transposed` (transformers' `Conv1D`).
+    `width` (d). Its weight is stored as [d, m], or as [m, d] where `transposed` (transformers' `Conv1D`). `part` is
+    `MLP`, or in a mixture of experts `SHARED_EXPERT` or `ATTENTION_OUTPUT`.
     """
 
     layer: int
@@ -60,6 +77,12 @@ class Site:
     width: int
     inner_width: int
     transposed: bool
+    part: str = MLP
+
+    @property
+    def before_mlp(self) -> bool:
+        """Whether the matrix writes before the layer's MLP reads; its residual is then taken between the two."""
+        return self.part == ATTENTION_OUTPUT
 
     def module(self, model: PreTrainedModel) -> nn.Module:
         """The module that holds the matrix."""
@@ -68,6 +91,14 @@ class Site:
     def layer_module(self, model: PreTrainedModel) -> nn.Module:
         """The decoder layer the matrix belongs to."""
         return model.get_submodule(self.layer_name)
+
+    def residual_module(self, model: PreTrainedModel) -> nn.Module:
+        """The module whose output, if something is added to it, adds it to the residual stream behind the matrix."""
+        return self.module(model) if self.before_mlp else self.layer_module(model)
+
+    def at_layer_output(self) -> "Site":
+        """The same matrix with the residual taken from its layer's output."""
+        return replace(self, part=MLP)
 
 
 def load_model(
@@ -79,17 +110,21 @@ def load_model(
 ) -> LoadedModel:
     """Load a model and its tokenizer from `"tiny"` (the embedded model), a local folder or a name on the hub.
 
-    `device` defaults to CUDA where there is one, else the CPU. `dtype` is one of `DTYPES` and defaults to float32 on
-    the CPU, where 16 bits are slow, and to the checkpoint's own elsewhere. Only safetensors are read.
+    `device` defaults to CUDA where there is one, else the CPU; "auto" leaves it to accelerate, which spreads the model
+    over all GPUs, and what does not fit over main memory. `dtype` is one of `DTYPES` and defaults to float32 on the
+    CPU, where 16 bits are slow, and to the checkpoint's own elsewhere. Only safetensors are read.
 
     Raises `LunarError` when there is no such model, it cannot be read, is incomplete, holds NaN or infinite weights,
     has no tokenizer, or brings its own code without `trust_remote_code`; never after minutes of retrying the hub.
     """
-    place = _device(device)
+    if device == AUTO and find_spec("accelerate") is None:
+        raise LunarError("The device 'auto' needs accelerate, which is not installed: pip install accelerate.")
+    place = _device(None if device == AUTO else device)
     precision = _dtype(dtype, place)
     folder = find_checkpoint(str(source), trust_remote_code)
     with _quiet_transformers():
-        model = _read_model(folder, str(source), place, precision, trust_remote_code)
+        spread = AUTO if device == AUTO else None if place.type == "cpu" else {"": place}
+        model = _read_model(folder, str(source), spread, precision, trust_remote_code)
         check_finite(model)
         tokenizer = _read_tokenizer(folder, str(source), trust_remote_code)
     return LoadedModel(model.eval(), tokenizer, str(source))
@@ -97,7 +132,9 @@ def load_model(
 
 def check_finite(model: PreTrainedModel) -> None:
     """Raise a `LunarError` naming the first floating-point parameter that holds NaN or infinity."""
-    for name, parameter in model.named_parameters():
+    known = all_parameters(model)
+    for name, _ in model.named_parameters():
+        parameter = known[name]
         # 8-bit floats have no isfinite; a checkpoint that uses them keeps its scales in wider parameters.
         checkable = parameter.is_floating_point() and parameter.element_size() > 1
         if checkable and not bool(torch.isfinite(parameter).all()):
@@ -117,20 +154,18 @@ def context_length(model: PreTrainedModel) -> int | None:
 def find_sites(model: PreTrainedModel) -> tuple[Site, ...]:
     """The write-back matrix of every decoder layer, in order.
 
-    Raises `LunarError` when the model has no list of decoder layers, or a layer has no single such matrix (a mixture of
-    experts, for example).
+    Raises `LunarError` when the model has no list of decoder layers, or a layer has no single such matrix.
     """
-    name, layers = _decoder_layers(model)
+    name, layers = decoder_layers(model)
     return tuple(_site(model, name, layers, index) for index in range(len(layers)))
 
 
 def site_at(model: PreTrainedModel, layer: int) -> Site:
     """The write-back matrix of one decoder layer; negative numbers count from the end.
 
-    Looks at that layer only, so a dense layer of a model whose other layers are mixtures of experts can be had.
     Raises `LunarError` when there is no such layer, or it has no single write-back matrix.
     """
-    name, layers = _decoder_layers(model)
+    name, layers = decoder_layers(model)
     count = len(layers)
     if not -count <= layer < count:
         raise LunarError(
@@ -143,20 +178,20 @@ def site_at(model: PreTrainedModel, layer: int) -> Site:
 
 
 def _read_model(
-    folder: Path, source: str, device: torch.device, dtype: torch.dtype | str, trust_remote_code: bool
+    folder: Path, source: str, spread: Any, dtype: torch.dtype | str, trust_remote_code: bool
 ) -> PreTrainedModel:
     try:
         # Any: the stub does not know that output_loading_info makes it a pair.
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = _reader(folder, trust_remote_code).from_pretrained(
             str(folder),
             use_safetensors=True,
             dtype=dtype,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
-            device_map=None if device.type == "cpu" else {"": device},
+            device_map=spread,
         )
     except torch.OutOfMemoryError as error:
-        raise LunarError(f"The model {source} does not fit into the memory of {device}.") from error
+        raise LunarError(f"The model {source} does not fit into memory.") from error
     except Exception as error:
         if _quantised(folder):
             raise LunarError(
@@ -176,6 +211,14 @@ def _read_model(
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise LunarError(f"The checkpoint {source} {fault} {names[0]}{more}, so it would be filled at random.")
     return model
+
+
+def _reader(folder: Path, trust_remote_code: bool) -> Any:
+    """The class that reads a checkpoint: of text, or of text and images, of which the language part can be edited."""
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    mappings: Any = (AutoModelForCausalLM, AutoModelForImageTextToText)
+    known = [mapping for mapping in mappings if type(config) in mapping._model_mapping]
+    return known[0] if known else AutoModelForCausalLM
 
 
 def _quantised(folder: Path) -> bool:
@@ -241,95 +284,44 @@ def _quiet_transformers() -> Iterator[None]:
 # Where the write-back matrices are
 
 
-def _decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The decoder's list of layers: as long as the configuration says, else the longest that qualifies."""
-    expected = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
-    decoder = getattr(model.config, "is_decoder", False)
-    lists = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
-        and len(module) > 0
-        and len({type(layer) for layer in module}) == 1
-        and (decoder or not NOT_A_DECODER.search(name))
-        and all(_has_attention(layer) for layer in module)
-    ]
-    if not lists:
-        raise LunarError(
-            f"No place to edit was found in {type(model).__name__}: expected a list of decoder layers of one class, "
-            "each with attention and an MLP that ends in one matrix writing the model's width."
-        )
-    return max(lists, key=lambda named: (len(named[1]) == expected, len(named[1])))
-
-
 def _site(model: PreTrainedModel, list_name: str, layers: nn.ModuleList, index: int) -> Site:
     layer_name = f"{list_name}.{index}"
-    layer, width = layers[index], _width(model)
-    if _has_experts(layer):
-        raise LunarError(
-            f"The decoder layer {layer_name} is a mixture of experts, which has one write-back matrix per expert; only "
-            "layers with a single one can be edited."
-        )
-    candidates = [(name, module) for name, module in _matrices(layer) if _shape(module)[0] == width]
-    if len(candidates) > 1:
-        named = [(name, module) for name, module in candidates if name.rpartition(".")[2] in WRITE_NAMES]
-        candidates = named or candidates
-    if len(candidates) != 1:
-        found = ", ".join(name for name, _ in candidates) or "none"
-        raise LunarError(
-            f"The decoder layer {layer_name} was expected to have one matrix outside its attention that writes the "
-            f"model's width of {width}, but the candidates are: {found}."
-        )
-    name, module = candidates[0]
+    layer, width = layers[index], model_width(model)
+    part, name, module = _matrix(layer, layer_name, width)
     # 8-bit floats are quantised numbers as well: their scales stand elsewhere.
     if not module.weight.is_floating_point() or module.weight.element_size() < 2:
         raise LunarError(
             f"Weights of 16 or 32 bits were expected, but that of {layer_name}.{name} is quantised and cannot be "
             f"edited. {FULL_PRECISION}"
         )
-    return Site(index, f"{layer_name}.{name}", layer_name, width, _shape(module)[1], isinstance(module, Conv1D))
+    inner = matrix_shape(module)[1]
+    return Site(index, f"{layer_name}.{name}", layer_name, width, inner, isinstance(module, Conv1D), part)
 
 
-def _width(model: PreTrainedModel) -> int:
-    width = getattr(model.config.get_text_config(decoder=True), "hidden_size", None)
-    if isinstance(width, int):
-        return width
-    embedding: Any = model.get_input_embeddings()
-    return int(embedding.weight.shape[1])
+def _matrix(layer: nn.Module, layer_name: str, width: int) -> tuple[str, str, Matrix]:
+    """What kind of matrix a layer is edited at, its name within the layer, and the matrix.
 
-
-def _shape(module: nn.Linear | Conv1D) -> tuple[int, int]:
-    """(numbers written, numbers read), whichever way the weight is stored."""
-    rows, columns = module.weight.shape
-    return (columns, rows) if isinstance(module, Conv1D) else (rows, columns)
-
-
-def _has_attention(layer: nn.Module) -> bool:
-    # Matrices and not names alone: state space layers may have a norm called post_attention_layernorm.
-    return len(_matrices(layer)) < sum(isinstance(module, nn.Linear | Conv1D) for module in layer.modules())
-
-
-def _matrices(layer: nn.Module) -> list[tuple[str, nn.Linear | Conv1D]]:
-    """The layer's matrices that are no part of its attention, by name within the layer."""
-    attention = [
-        name
-        for name, module in layer.named_modules()
-        if name and (ATTENTION.search(name.rpartition(".")[2]) or ATTENTION.search(type(module).__name__))
-    ]
-    return [
-        (name, module)
-        for name, module in layer.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-        and not any(name == part or name.startswith(f"{part}.") for part in attention)
-    ]
-
-
-def _has_experts(layer: nn.Module) -> bool:
-    """Experts stand in modules of that name, or as one parameter with an axis of experts."""
-    for name, module in layer.named_modules():
-        if "expert" in name.lower():
-            return True
-        stacked = any(parameter.ndim > 2 for parameter in module.parameters(recurse=False))
-        if stacked and not isinstance(module, nn.Conv1d | nn.Conv2d) and not ATTENTION.search(name):
-            return True
-    return False
+    A layer of experts has one write-back matrix per expert. All tokens pass its shared expert, where it has one, and
+    its attention; what these write with is a single matrix.
+    """
+    writing: list[tuple[str, list[tuple[str, Matrix]], tuple[str, ...]]] = [(MLP, other_matrices(layer), WRITE_NAMES)]
+    if has_experts(layer):
+        writing = [
+            (SHARED_EXPERT, shared_matrices(layer), WRITE_NAMES),
+            (ATTENTION_OUTPUT, attention_matrices(layer), ATTENTION_WRITE_NAMES),
+        ]
+    found = []
+    for part, matrices, names in writing:
+        candidates = [(name, module) for name, module in matrices if matrix_shape(module)[0] == width]
+        named = [(name, module) for name, module in candidates if name.rpartition(".")[2] in names]
+        if part == ATTENTION_OUTPUT:
+            candidates = named  # what makes the queries often has the model's width as well
+        elif len(candidates) > 1:
+            candidates = named or candidates
+        if len(candidates) == 1:
+            return (part, *candidates[0])
+        found.append(f"as {part} {', '.join(name for name, _ in candidates) or 'none'}")
+    raise LunarError(
+        f"The decoder layer {layer_name} was expected to have one matrix that writes the model's width of {width}, but "
+        f"the candidates are: {'; '.join(found)}."
+    )

@@ -1,12 +1,13 @@
 """Streaming sums over activations: what a solve needs to know of data it will never see again.
 
 `Moments` adds up w h hᵀ over pinned rows, `ReferenceMean` the mean residual per position over reference prompts. Both
-see batches, can be merged, and forget the batches. They know nothing of models, prompts or tokens: torch only.
+see batches, can be merged, and forget the batches. `FewRows` keeps them where that takes less. They know nothing of
+models, prompts or tokens: torch only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -81,6 +82,44 @@ class Moments:
                 f"{path} holds no moments that can be read ({type(error).__name__}): collect them again."
             ) from error
         return cls(second, rows)
+
+
+@dataclass
+class FewRows:
+    """The same of rows that are fewer than their inputs: they are kept, and the problem is solved in their number.
+
+    Attributes:
+        width: m.
+        kept: [tokens, m] batches in float64, every row times the root of its weight, so that A is the sum of g gᵀ.
+    """
+
+    width: int
+    kept: list[Float[Tensor, "_ m"]] = field(default_factory=list)
+
+    def update(self, inner: Float[Tensor, "tokens m"], weights: Float[Tensor, " tokens"]) -> FewRows:
+        """Add rows with their weights (non-negative); returns self."""
+        if inner.shape[1] != self.width:
+            raise LunarError(
+                f"Rows of width {self.width} were expected, but {inner.shape[1]} came: take all rows from the same "
+                "layer of the same model."
+            )
+        exact = inner.double()
+        self.kept.append(exact * weights.to(exact).sqrt()[:, None])
+        return self
+
+    @property
+    def rows(self) -> int:
+        """How many rows were added."""
+        return sum(len(part) for part in self.kept)
+
+    def stacked(self) -> Float[Tensor, "rows m"]:
+        """All of them."""
+        return torch.cat(self.kept) if self.kept else torch.zeros(0, self.width, dtype=torch.float64)
+
+    def moments(self) -> Moments:
+        """Their sum A."""
+        rows = self.stacked()
+        return Moments(rows.T @ rows, len(rows))
 
 
 @dataclass

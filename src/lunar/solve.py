@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lunar.errors import LunarError
-from lunar.moments import Moments
+from lunar.moments import FewRows, Moments
 from lunar.targets import Term
 
 RANK_TOLERANCE = 1e-9
@@ -68,14 +68,20 @@ class Gate:
         return Gate(self.vector, self.values[rows], self.leave_one_out[rows])
 
 
-def _check(moments: Moments, inner: Tensor, weights: Tensor, ridge: float) -> None:
+def _place(moments: Moments | FewRows) -> torch.device:
+    kept = [moments.second] if isinstance(moments, Moments) else moments.kept
+    return kept[0].device if kept else torch.device("cpu")
+
+
+def _check(moments: Moments | FewRows, inner: Tensor, weights: Tensor, ridge: float) -> None:
     if not 0 <= ridge < float("inf"):
         raise LunarError(f"The ridge must be a number of at least 0, but {ridge} came: the usual value is 1e-4.")
     if len(inner) == 0:
         raise LunarError("At least one row to redirect was expected, but none came: give a forget prompt.")
-    if inner.shape[1] != len(moments.second):
+    width = len(moments.second) if isinstance(moments, Moments) else moments.width
+    if inner.shape[1] != width:
         raise LunarError(
-            f"Redirected rows of width {len(moments.second)} were expected, but {inner.shape[1]} came: take rows and "
+            f"Redirected rows of width {width} were expected, but {inner.shape[1]} came: take rows and "
             "moments from the same layer."
         )
     if len(weights) != len(inner):
@@ -84,21 +90,55 @@ def _check(moments: Moments, inner: Tensor, weights: Tensor, ridge: float) -> No
         raise LunarError("Finite activations and positive weights were expected: the model may be damaged, check it.")
 
 
-def _factor(
-    moments: Moments, inner: Float[Tensor, "rows m"], weights: Float[Tensor, " rows"], ridge: float
-) -> Float[Tensor, "m m"]:
-    """The Cholesky factor of A + λ·mean(diag A)·I, in float64."""
-    matrix = moments.second + inner.T @ (inner * weights[:, None])
-    matrix.diagonal().add_(ridge * matrix.diagonal().mean())
+def _solved(
+    matrix: Float[Tensor, "n n"], right: Float[Tensor, "n k"], added: float, ridge: float
+) -> Float[Tensor, "n k"]:
+    """Solve for a symmetric matrix with `added` on its diagonal, by Cholesky. The matrix is changed.
+
+    A sum of fewer independent rows than inputs is singular, and a ridge below its rounding noise is none. Where that is
+    so for a ridge above 0, the limit of a small ridge is taken instead: the solution of least norm, by the eigenvalues
+    above the noise. Raises LunarError for a ridge of 0.
+    """
+    matrix.diagonal().add_(added)
+    noise = len(matrix) * torch.finfo(matrix.dtype).eps * float(torch.linalg.matrix_norm(matrix))
     factor, failed = torch.linalg.cholesky_ex(matrix)
     # A singular matrix may get through on pivots of pure rounding noise, and then gives an arbitrary solution.
-    noise = len(matrix) * torch.finfo(matrix.dtype).eps * torch.linalg.matrix_norm(matrix)
-    if bool(failed) or not bool(_smallest_eigenvalue(factor) > noise):
-        raise LunarError(
-            f"The least squares is singular at ridge {ridge:g}: there are fewer independent rows than inputs, so give "
-            "a larger ridge (1e-4 is the usual value)."
-        )
-    return factor
+    if not bool(failed) and float(_smallest_eigenvalue(factor)) > noise:
+        return torch.cholesky_solve(right, factor)
+    if ridge == 0:
+        raise _singular(ridge)
+    values, vectors = torch.linalg.eigh(matrix)
+    vectors, values = vectors[:, values > noise], values[values > noise]
+    return vectors @ ((vectors.T @ right) / values[:, None])
+
+
+def _singular(ridge: float) -> LunarError:
+    return LunarError(
+        f"The least squares is singular at ridge {ridge:g}: there are fewer independent rows than inputs, so give a "
+        "larger ridge (1e-4 is the usual value)."
+    )
+
+
+def _detectors(
+    moments: Moments | FewRows, rows: Float[Tensor, "rows m"], weights: Float[Tensor, " rows"], ridge: float
+) -> Float[Tensor, "rows m"]:
+    """Ω H (A + λ·mean(diag A)·I)⁻¹: by the sum A, or where the rows are kept, by their products with each other.
+
+    With G all rows times the roots of their weights, A = Gᵀ G and (Gᵀ G + λI)⁻¹ Gᵀ = Gᵀ (G Gᵀ + λI)⁻¹: the dual, whose
+    cost goes with the number of rows instead of that of inputs.
+    """
+    if isinstance(moments, Moments):
+        right = (rows * weights[:, None]).T
+        matrix = moments.second + right @ rows
+        return _solved(matrix, right, ridge * float(matrix.diagonal().mean()), ridge).T
+    roots, pinned = weights.sqrt(), moments.stacked().to(rows)
+    every = torch.cat([rows * roots[:, None], pinned])
+    if ridge == 0 and len(every) < moments.width:
+        raise _singular(ridge)
+    products = every @ every.T
+    chosen = torch.eye(len(every), len(rows), dtype=rows.dtype, device=rows.device)
+    found = _solved(products, chosen, ridge * float(products.diagonal().sum()) / moments.width, ridge)
+    return roots[:, None] * (found.T @ every)
 
 
 def _smallest_eigenvalue(factor: Float[Tensor, "m m"]) -> Float[Tensor, ""]:
@@ -113,11 +153,11 @@ def _smallest_eigenvalue(factor: Float[Tensor, "m m"]) -> Float[Tensor, ""]:
     return 1 / length
 
 
-def solve(moments: Moments, inner: Float[Tensor, "rows m"], terms: Sequence[Term], ridge: float) -> Solution:
+def solve(moments: Moments | FewRows, inner: Float[Tensor, "rows m"], terms: Sequence[Term], ridge: float) -> Solution:
     """The change of the write-back matrix that best gives every row what it asks for.
 
     Args:
-        moments: sums over the pinned rows.
+        moments: sums over the pinned rows, or these rows where they are fewer than the inputs.
         inner: [rows, m] write-back inputs of the redirected rows.
         terms: one ridge problem each over the same rows; their solutions are added with their gains.
         ridge: λ, relative to the mean of A's diagonal. Larger: smaller weights, less exact redirection, less
@@ -126,7 +166,7 @@ def solve(moments: Moments, inner: Float[Tensor, "rows m"], terms: Sequence[Term
     Returns thin factors of the smallest rank that represents the solution, in float64.
     Raises LunarError for mismatched widths, an empty row set, or a singular problem (ridge 0 with too few rows).
     """
-    rows = inner.to(moments.second)
+    rows = inner.to(_place(moments), torch.float64)
     if not terms:
         raise LunarError("At least one term was expected, but none came: build them with lunar.targets.")
     writes, reads = [], []
@@ -138,8 +178,7 @@ def solve(moments: Moments, inner: Float[Tensor, "rows m"], terms: Sequence[Term
                 f"One finite wanted change per redirected row was expected, but {len(term.wanted)} for {len(rows)} "
                 "rows or values that are not finite came: build the targets from the same rows."
             )
-        factor = _factor(moments, rows, weights, ridge)
-        reads.append(torch.cholesky_solve((rows * weights[:, None]).T, factor).T)
+        reads.append(_detectors(moments, rows, weights, ridge))
         writes.append(term.gain * term.wanted.to(rows).T)
     return thin(torch.cat(writes, dim=1), torch.cat(reads, dim=0))
 
@@ -155,7 +194,7 @@ def thin(write: Float[Tensor, "d rows"], read: Float[Tensor, "rows m"]) -> Solut
 
 
 def gate(
-    moments: Moments,
+    moments: Moments | FewRows,
     inner: Float[Tensor, "rows m"],
     weights: Float[Tensor, " rows"],
     prompt: Int[Tensor, " rows"],
@@ -169,17 +208,17 @@ def gate(
     With L = Ω^½ H A⁻¹ Hᵀ Ω^½ and e = 1 − ŷ, the residuals without prompt I are (I − L_II)⁻¹ e_I in the weighted
     coordinates (the block form of the leave-one-out formula of linear regression). The ridge term keeps its size.
     """
-    rows, weight = inner.to(moments.second), weights.to(moments.second)
+    rows = inner.to(_place(moments), torch.float64)
+    weight = weights.to(rows)
     _check(moments, rows, weight, ridge)
-    factor = _factor(moments, rows, weight, ridge)
-    vector = torch.cholesky_solve((rows.T @ weight)[:, None], factor)[:, 0]
+    read = _detectors(moments, rows, weight, ridge)
+    vector = read.sum(0)
     values = rows @ vector
     roots = weight.sqrt()
-    half = torch.linalg.solve_triangular(factor, (rows * roots[:, None]).T, upper=False)
     left_out = torch.empty_like(values)
     for index in prompt.unique():
         here = prompt == index
-        leverage = half[:, here].T @ half[:, here]
+        leverage = (rows[here] * roots[here, None]) @ (read[here] / roots[here, None]).T
         residual = roots[here] * (1 - values[here])
         identity = torch.eye(len(leverage), dtype=leverage.dtype, device=leverage.device)
         remaining, failed = torch.linalg.cholesky_ex(identity - leverage)

@@ -6,9 +6,10 @@ terminal; `progress` is called with a stage, how much of it is done and how much
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,8 +80,11 @@ def unlearn_files(
     forget_moments: bool = False,
     device: str | None = None,
     progress: Progress,
-) -> Outcome:
-    """Carry out a recipe and write the output folder, a ledger with one request; see `lunar.requests`."""
+) -> Outcome | None:
+    """Carry out a recipe and write the output folder, a ledger with one request; see `lunar.requests`.
+
+    Of several processes (`lunar.processes`) the first writes, and the others return None.
+    """
     check_output(output)
     data = read_data(recipe)
     hashes = _hashes(recipe, data)
@@ -90,9 +94,26 @@ def unlearn_files(
     retain = data.retain if data.retain is not None else default_retain_records(data.forget)
     splits = {"forget": data.forget, "retain": retain}
     recipe = replace(recipe, sha256=hashes)
-    return carry_out(
-        recipe, data, splits, output, name=name, forget_moments=forget_moments, device=device, progress=progress
-    )
+    with _together():
+        try:
+            return carry_out(
+                recipe, data, splits, output, name=name, forget_moments=forget_moments, device=device, progress=progress
+            )
+        except _Done:
+            return None
+
+
+def _together() -> AbstractContextManager[None]:
+    """`lunar.processes.joined`, which needs torch, where there are several; `torchrun` says how many."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return nullcontext()
+    from lunar.processes import joined
+
+    return joined()
+
+
+class _Done(Exception):  # noqa: N818 (not an error: the first of several processes does the rest)
+    """This process has done its share."""
 
 
 def carry_out(
@@ -114,17 +135,21 @@ def carry_out(
     preflight.check_model(recipe.model, layer, sets)
     from lunar.edit import fingerprint
     from lunar.evaluation import compare, scores_with_intervals, summary
+    from lunar.interrupted import saved_sums
     from lunar.models import site_at
+    from lunar.processes import place
     from lunar.requests import changes
     from lunar.requests.ledger import write_first
+    from lunar.weights import parameter_of
 
     seconds: dict[str, float] = {}
     with timed("load", seconds):
         loaded = load(recipe.model, device, progress)
     if recipe.fingerprint and layer is not None:
-        weight: Any = site_at(loaded.model, layer).module(loaded.model).weight
+        weight = parameter_of(site_at(loaded.model, layer).module(loaded.model))
         if fingerprint(weight) != recipe.fingerprint:
             raise LunarError(f"The model {recipe.model} has other weights than the one that the recipe was made with.")
+    saved = saved_sums(output)
     change = changes.start(
         loaded,
         data.forget,
@@ -134,8 +159,11 @@ def carry_out(
         name=name,
         forget_moments=forget_moments,
         progress=progress,
+        saved=saved,
     )
     found = change.unlearned()
+    if place()[0] > 0:
+        raise _Done
     with timed("answers", seconds):
         comparisons = compare(loaded, found.edit, splits, progress=progress)
         scores = summary(comparisons)
@@ -148,6 +176,7 @@ def carry_out(
         write_first(folder, change, texts, {"scores": scores_with_intervals(comparisons)})
         for file, text in (files or {}).items():
             (folder / file).write_text(text, encoding="utf-8")
+    saved.remove()
     return Outcome(output, report, comparisons)
 
 
@@ -349,8 +378,9 @@ def load(model: str, device: str | None, progress: Progress) -> LoadedModel:
     """`lunar.models.load_model`, shown as a stage."""
     progress(LOADING, 0, 0)
     from lunar.models import load_model
+    from lunar.processes import own_device
 
-    loaded = load_model(model, device=device)
+    loaded = load_model(model, device=device or own_device())
     progress(LOADING, 1, 1)
     return loaded
 

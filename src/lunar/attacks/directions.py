@@ -40,7 +40,7 @@ def last_token_means(loaded: LoadedModel, sites: Sequence[Site], records: Sequen
     if not records:
         raise LunarError(f"The {name} set must hold at least one record for this attack, but it is empty: add one.")
     # Its own matrices: an edit may have widened the MLPs of the other model.
-    own = [site_at(loaded.model, site.layer) for site in sites]
+    own = [site_at(loaded.model, site.layer).at_layer_output() for site in sites]
     if [site.width for site in own] != [site.width for site in sites]:
         raise LunarError(
             "This attack takes differences between the activations of two models, but they are not of the same width: "

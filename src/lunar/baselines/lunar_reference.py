@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from lunar.activations import capture, capture_all, writes_directly
+from lunar.activations import capture, capture_all
 from lunar.baselines.examples import Examples, examples
 from lunar.baselines.settings import check_not_negative, check_positive
 from lunar.baselines.task import Baseline, Outcome, Task, count_changed, unchanged
@@ -27,6 +27,7 @@ from lunar.baselines.training import check_finite_step
 from lunar.errors import LunarError
 from lunar.models import LoadedModel, Site, find_sites, site_at
 from lunar.moments import ReferenceMean
+from lunar.passage import DIRECT, passage_of
 from lunar.records import Record
 
 
@@ -123,7 +124,7 @@ def _site(task: Task, settings: ReferenceSettings) -> Site:
     model = task.loaded.model
     count = len(find_sites(model)) if settings.layer is None else 0
     site = site_at(model, min(count - 1, int(settings.depth * count)) if settings.layer is None else settings.layer)
-    if not writes_directly(model, site):
+    if passage_of(model, site).kind != DIRECT:
         raise LunarError(
             f"{site.module_name} was expected to write straight to the residual stream, but its layer rescales what it "
             "writes: this baseline cannot be used on such a model."

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lunar.edit import Edit, Factors
 from lunar.errors import LunarError
+from lunar.layers import ATTENTION
 from lunar.solve import Solution, thin
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
@@ -79,12 +80,14 @@ def common_rank(edit: Edit) -> int:
     return fitting[0]
 
 
-def adapter_files(edit: Edit, base: str) -> dict[str, bytes]:
+def adapter_files(edit: Edit, base: str, *, mixture: bool = False) -> dict[str, bytes]:
     """The content of an adapter's files by name.
 
     Args:
         edit: of any number of matrices; compress it before.
         base: what the model is called, for `base_model_name_or_path`.
+        mixture: whether the model has layers of experts. Where PEFT sees an MLP's name in such a model, it takes it for
+            the experts' stacked weights; so matrices outside of the attention are named as parameters there.
     """
     rank = common_rank(edit)
     tensors: dict[str, Tensor] = {}
@@ -99,6 +102,8 @@ def adapter_files(edit: Edit, base: str) -> dict[str, bytes]:
         raise LunarError(
             "An adapter's matrices are all stored one way or all the other: export this edit with --merged."
         )
+    names = [part.module_name for part in edit.factors]
+    parameters = [f"{name}.weight" for name in names if mixture and not ATTENTION.search(name)]
     config: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -106,7 +111,8 @@ def adapter_files(edit: Edit, base: str) -> dict[str, bytes]:
         "r": rank,
         "lora_alpha": rank,
         "lora_dropout": 0.0,
-        "target_modules": [part.module_name for part in edit.factors],
+        "target_modules": [name for name in names if f"{name}.weight" not in parameters],
+        **({"target_parameters": parameters} if parameters else {}),
         "fan_in_fan_out": transposed.pop(),
         "bias": "none",
         "inference_mode": True,
@@ -121,9 +127,9 @@ def adapter_files(edit: Edit, base: str) -> dict[str, bytes]:
     }
 
 
-def write_adapter(folder: Path, edit: Edit, base: str) -> None:
-    """Write an adapter's files into a folder that exists."""
-    for name, content in adapter_files(edit, base).items():
+def write_adapter(folder: Path, edit: Edit, base: str, *, mixture: bool = False) -> None:
+    """Write an adapter's files into a folder that exists; arguments as `adapter_files` has them."""
+    for name, content in adapter_files(edit, base, mixture=mixture).items():
         (folder / name).write_bytes(content)
 
 

@@ -12,6 +12,7 @@ from lunar.errors import LunarError
 from lunar.export.adapter import common_rank, compressed, redirected_rows, write_adapter
 from lunar.export.effect import adapter_effect, merged_effect
 from lunar.export.merged import merged_faults, write_merged
+from lunar.layers import is_mixture
 from lunar.models import LoadedModel
 from lunar.report import new_folder
 from lunar.requests.ledger import Ledger
@@ -29,7 +30,7 @@ def export_adapter(ledger: Ledger, loaded: LoadedModel, output: Path) -> dict[st
     # Of a request that was not kept the rows are unknown, so that nothing may be left out.
     small = compressed(edit, None if joint.frozen else _rows(joint, edit))
     with new_folder(output) as folder:
-        write_adapter(folder, small, loaded.source)
+        write_adapter(folder, small, loaded.source, mixture=is_mixture(loaded.model))
         # Against what was to be written: directions that no kept row misses were left out on purpose.
         effect = adapter_effect(loaded, small, folder).check("adapter")
         said = {

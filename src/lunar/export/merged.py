@@ -68,13 +68,13 @@ def _tensors(folder: Path, shard: str) -> Iterator[tuple[str, Place]]:
 
 
 def place_of(part: Factors, known: dict[str, Place], folder: Path) -> Place:
-    """Where the matrix of a change stands; checkpoints may leave out the first parts of a module's name.
+    """Where the matrix of a change stands; checkpoints may have other first parts of a module's name, or none.
 
     Raises LunarError where it is not there, or holds other numbers than the edit was made for.
     """
     parts = f"{part.module_name}.weight".split(".")
     names = [".".join(parts[first:]) for first in range(len(parts) - 1)]
-    name = next((one for one in names if one in known), None)
+    name = next((one for one in names if one in known), None) or _elsewhere(part, known, folder)
     if name is None:
         raise LunarError(
             f"The checkpoint was expected to hold {part.module_name} as plain numbers, but it does not: it is another "
@@ -83,6 +83,16 @@ def place_of(part: Factors, known: dict[str, Place], folder: Path) -> Place:
     if part.fingerprint and fingerprint(known[name].read(folder)) != part.fingerprint:
         raise LunarError(f"The edit was made for other values of {part.module_name} than the checkpoint holds.")
     return known[name]
+
+
+def _elsewhere(part: Factors, known: dict[str, Place], folder: Path) -> str | None:
+    """The matrix under the same name from its list of layers on, as models of text and images have it."""
+    parts = f"{part.module_name}.weight".split(".")
+    number = next((index for index, one in enumerate(parts) if one.isdecimal()), 1)
+    ending = "." + ".".join(parts[max(0, number - 1) :])
+    found = [name for name in known if name.endswith(ending)]
+    same = [name for name in found if fingerprint(known[name].read(folder)) == part.fingerprint]
+    return same[0] if len(same) == 1 else None
 
 
 def write_merged(source: Path, folder: Path, edit: Edit) -> dict[str, float]:

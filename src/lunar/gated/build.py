@@ -23,6 +23,7 @@ from lunar.gated.units import Units, find_units
 from lunar.generation import greedy
 from lunar.models import LoadedModel, Site
 from lunar.moments import Moments, ReferenceMean
+from lunar.passage import writes_directly
 from lunar.records import Record
 from lunar.settings import Settings
 from lunar.solve import Solution
@@ -56,7 +57,7 @@ class Gated:
 def can_build(loaded: LoadedModel, site: Site) -> bool:
     """Whether the layer behind the site's has an MLP in which a gated edit can be held."""
     try:
-        reader_behind(loaded, site)
+        _reader(loaded, site)
     except LunarError:
         return False
     return True
@@ -74,7 +75,7 @@ def build(work: Work, sets: Sets, problem: Problem, settings: Settings) -> Gated
     Raises LunarError where the next layer has no gated MLP, or the flags of forget prompts do not stand out.
     """
     loaded, site = work.loaded, problem.site
-    reader = reader_behind(loaded, site)
+    reader = _reader(loaded, site)
     with work.stage("refusals"):
         answered = _answered(work, sets.neighbours[:ANSWERED])
     pinned = [*sets.retain, *answered, *sets.neighbours[ANSWERED:]]
@@ -83,7 +84,7 @@ def build(work: Work, sets: Sets, problem: Problem, settings: Settings) -> Gated
     channels = _channels(problem, min(site.width // WIDTH_SHARE, reader.site.inner_width // 4))
     with work.stage("flags", announced=True):
         flags = find_flags(
-            problem.moments.second,
+            problem.sums().second,
             problem.inner,
             channels,
             seen.inner,
@@ -112,6 +113,16 @@ def _channels(problem: Problem, most: int) -> Int[Tensor, " rows"]:
     of_prompt = torch.empty(int(given.sum()), dtype=torch.long)
     of_prompt[problem.prompt[given]] = channels_of(problem.inner[given], most)
     return of_prompt[problem.prompt]
+
+
+def _reader(loaded: LoadedModel, site: Site) -> Reader:
+    """The MLP behind; refused where flags would not reach it as they are written."""
+    if not writes_directly(loaded.model, site):
+        raise LunarError(
+            f"{site.module_name} was expected to write straight to its layer's output, but its layer changes what it "
+            "writes, so that no flag can be raised: choose another target than gated."
+        )
+    return reader_behind(loaded, site)
 
 
 @dataclass(frozen=True)

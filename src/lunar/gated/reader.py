@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from lunar.activations import evaluation_mode, input_device
 from lunar.errors import LunarError
 from lunar.models import LoadedModel, Site, site_at
+from lunar.weights import parameter_of
 
 TOLERANCE = 2e-2
 """Relative; what 16 bits may differ by."""
@@ -49,8 +50,7 @@ class Reader:
 
     def weight(self, loaded: LoadedModel, name: str) -> Float[Tensor, "rows columns"]:
         """A matrix of the MLP in float64 on the CPU, the write-back one as [d, m]."""
-        weight: Any = loaded.model.get_submodule(name).weight
-        exact: Tensor = weight.detach().double().cpu()
+        exact: Tensor = parameter_of(loaded.model.get_submodule(name)).detach().double().cpu()
         return exact.T if name == self.site.module_name and self.site.transposed else exact
 
     def hidden(self, loaded: LoadedModel, rows: Float[Tensor, "rows d"]) -> Float[Tensor, "rows m"]:

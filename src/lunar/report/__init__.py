@@ -64,6 +64,7 @@ def build_report(
             "sources": dict(sources or {}),
             "matrix": {
                 "module_name": site.module_name,
+                "part": site.part,
                 "layer": site.layer,
                 "shape": [site.width, site.inner_width],
                 "rank": unlearned.edit.rank,
@@ -74,6 +75,7 @@ def build_report(
                 "leave_one_out": _statistics(unlearned.gate.leave_one_out.tolist()),
             },
             "choice": unlearned.choice.as_dict() if unlearned.choice else None,
+            "resumed": dict(unlearned.resumed),
             "settings": resolved,
             "seed": resolved.get("seed"),
             "seconds": {name: round(value, 3) for name, value in {**unlearned.seconds, **(seconds or {})}.items()},

@@ -57,6 +57,8 @@ def unlearned(report: Mapping[str, Any], folder: Path, model: str) -> Renderable
         *([note] if built_in else []),
         f"Edited layer {matrix['layer']}, {matrix['module_name']} {matrix['shape']}, rank {matrix['rank']}, target "
         f"{report['settings']['target']}: {matrix['stored_numbers']} numbers.",
+        *_instead_of_mlp(matrix),
+        *_resumed(report["resumed"]),
         *(chosen(report["choice"]) if report["choice"] else []),
     ]
     seen = (
@@ -71,6 +73,19 @@ def unlearned(report: Mapping[str, Any], folder: Path, model: str) -> Renderable
         *([Text(seen)] if counts["forget_prompts"] > 1 else []),
         files(folder, model),
     )
+
+
+def _instead_of_mlp(matrix: Mapping[str, Any]) -> list[str]:
+    """What is edited where the layer's MLP has no single matrix, in a sentence."""
+    if matrix["part"] == "MLP":
+        return []
+    return [f"The layer is a mixture of experts; its {matrix['part']} is what was edited."]
+
+
+def _resumed(resumed: Mapping[str, int]) -> list[str]:
+    """What an interrupted run had done already, in a sentence."""
+    done = ", ".join(f"{count} of the {name} stage" for name, count in resumed.items())
+    return [f"Went on with a run that was interrupted: prompts added up before were {done}."] if done else []
 
 
 def chosen(choice: Mapping[str, Any]) -> list[str]:
@@ -116,6 +131,7 @@ def added(report: Mapping[str, Any], folder: Path) -> RenderableType:
         f"{counts['neighbour_prompts']} like them about other names left alone; "
         f"{_count(len(report['requests']), 'request')} in {folder} now.",
         f"Edited {matrix['module_name']}, rank {matrix['rank']}: {matrix['stored_numbers']} numbers.",
+        *_instead_of_mlp(matrix),
     ]
     if report["neighbour_names"] == "invented":
         lines.append(

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from lunar.collect import Work, check_direct, neighbours_of, tail_of
+from lunar.collect import Work, neighbours_of, tail_of, translated
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
-from lunar.method import Unlearned, prepare
+from lunar.interrupted import SavedSums
+from lunar.method import Unlearned, check_changed, prepare
 from lunar.models import LoadedModel, Site, site_at
 from lunar.neighbours import prompt_names
 from lunar.preflight import check_ledger
@@ -33,6 +34,7 @@ from lunar.requests.state import Change, Request, Shared, State
 from lunar.requests.store import KEPT, Writer, text_writer
 from lunar.settings import Settings
 from lunar.solve import Solution, thin
+from lunar.weights import parameter_of
 
 BASE_FILE = f"{KEPT}/retain.safetensors"
 NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
@@ -56,14 +58,15 @@ def start(
     name: str | None = None,
     forget_moments: bool = False,
     progress: Progress | None = None,
+    saved: SavedSums | None = None,
 ) -> Change:
     """The first request of a ledger, which decides the layer and the strength; arguments as `lunar.unlearn` has them.
 
-    `name` and `forget_moments` are those of `add`.
+    `name` and `forget_moments` are those of `add`; `saved` is where sums are kept in case the run is cut off.
     """
     settings = settings or Settings()
     check_ledger(settings)
-    task = prepare(loaded, forget, retain, reference, settings, progress)
+    task = prepare(loaded, forget, retain, reference, settings, progress, saved)
     site, work, resolved = task.site, task.work, replace(task.settings, layer=task.site.layer)
     text = new_key()
     key = bytes.fromhex(text)
@@ -72,7 +75,7 @@ def start(
         loaded.source,
         hashes_of(loaded.source),
         site,
-        fingerprint(torch.as_tensor(site.module(loaded.model).weight)),
+        fingerprint(parameter_of(site.module(loaded.model))),
         resolved,
         retain is None,
     )
@@ -112,7 +115,6 @@ def add(
     if not forget:
         raise LunarError("The forget set must hold at least one prompt, but it is empty: add one.")
     site = site_at(loaded.model, state.shared.site.layer)
-    check_direct(loaded, site)
     _check_model(state.shared, loaded, site)
     # Whoever is forgotten is no neighbour: neither this request's own prompts nor those of an earlier one.
     gone = state.joint.forgotten() | {prompt_id(state.key, record) for record in forget}
@@ -148,6 +150,7 @@ def edit_of_all(joint: Joint, shared: Shared) -> Edit:
         total = Solution(*pairs[0])
     else:
         total = thin(torch.cat([write for write, _ in pairs], dim=1), torch.cat([read for _, read in pairs]))
+    total = translated(total, joint.base.factor)
     card = asdict(shared.settings) | {"tail": joint.tail}
     return Edit((Factors.of(shared.site.module_name, total, shared.site.transposed, shared.fingerprint),), card)
 
@@ -186,13 +189,14 @@ def _joined(
             written = {request.file: _solution_writer(share)}
             joint = replace(state.joint, frozen=(*state.joint.frozen, share))
         edit = edit_of_all(joint, shared)
+    check_changed(work, edit, forget)
     requests = (*state.requests, request)
     entry = _entry(request, requests, shared, joint, edit) | proof(work.loaded, edit) | {"model_checked": True}
     entry["reached"][request.id] = reached(part, edit, joint)
     entry["prompts"] = {"count": len(ids), "ids": [one.hex() for one in ids]}
     entry["neighbours"] = {"count": len(beside), "names": "given" if names_from else "invented"}
     counts = {"forget_prompts": len(forget), "neighbour_prompts": len(beside), **rows}
-    found = Unlearned(edit, gate, shared.site, counts, work.seconds, shared.builtin_retain)
+    found = Unlearned(edit, gate, shared.site, counts, work.seconds, shared.builtin_retain, resumed=dict(work.resumed))
     return Change(action, request, requests, shared, edit, entry, written, found=found)
 
 
@@ -204,7 +208,7 @@ def _check_model(shared: Shared, loaded: LoadedModel, site: Site) -> None:
     """
     hashes, known = hashes_of(loaded.source) or {}, shared.hashes or {}
     changed = sorted(name for name in hashes.keys() & known.keys() if hashes[name] != known[name])
-    if "weights" in changed or fingerprint(torch.as_tensor(site.module(loaded.model).weight)) != shared.fingerprint:
+    if "weights" in changed or fingerprint(parameter_of(site.module(loaded.model))) != shared.fingerprint:
         raise LunarError("The ledger was started with another model than this one: load the one it was made for.")
     if changed:
         raise LunarError(

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from lunar.activations import join
-from lunar.collect import Work, pinned_weights, tail_of
+from lunar.collect import Work, measured, tail_of
 from lunar.models import Site
-from lunar.moments import Moments, ReferenceMean
+from lunar.moments import Moments
 from lunar.records import Record
 from lunar.requests.parts import Base, Part, symmetric
 from lunar.requests.record import ID_BYTES, prompt_id
@@ -26,14 +26,10 @@ def gather_base(
     work: Work, site: Site, retain: Sequence[Record], reference: Sequence[Record], settings: Settings, key: bytes
 ) -> Base:
     """What all requests of a ledger share, from a pass over the retain and the reference prompts."""
-    mean = ReferenceMean.zeros(tail_of(settings), site.width)
-    with work.stage("reference"):
-        for batch in work.capture("reference", [site], reference, with_answer=False):
-            rows = batch[site.layer]
-            mean.update(rows.residual, rows.from_end)
+    means, passages = measured(work, [site], reference, tail_of(settings))
     with work.stage("retain"):
-        moments = _sums(work, "retain", site, retain, settings)
-    return Base(moments, mean, ids_of(key, retain))
+        moments = _sums(work, "retain", site, retain, settings, [means[site.layer].total])
+    return Base(moments, means[site.layer], ids_of(key, retain), passages[site.layer].factor())
 
 
 def gather_part(
@@ -46,7 +42,7 @@ def gather_part(
         batches = list(work.capture("forget", [site], redirected, with_answer=settings.redirect_answers))
         rows = join([batch[site.layer] for batch in batches])
     with work.stage("neighbours"):
-        moments = _sums(work, "neighbours", site, beside, settings)
+        moments = _sums(work, "neighbours", site, beside, settings, [rows.residual])
     residual = rows.residual[rows.from_end < tail_of(settings)]
     ids, neighbour_ids = ids_of(key, redirected), ids_of(key, beside)
     return Part(rows.inner, rows.from_end, rows.sequence, given, residual, ids, moments, neighbour_ids)
@@ -61,10 +57,10 @@ def ids_of(key: bytes, records: Sequence[Record]) -> Tensor:
 _NONE = torch.zeros(0, ID_BYTES, dtype=torch.uint8)
 
 
-def _sums(work: Work, name: str, site: Site, records: Sequence[Record], settings: Settings) -> Moments:
+def _sums(
+    work: Work, name: str, site: Site, records: Sequence[Record], settings: Settings, known: Sequence[Tensor]
+) -> Moments:
     """Moments of records that are to be left alone, weighted as `lunar.collect` weighs them."""
     moments = Moments.zeros(site.inner_width)
-    for batch in work.capture(name, [site], records, with_answer=True):
-        rows = batch[site.layer]
-        moments.update(rows.inner, pinned_weights(rows.from_end, rows.sequence, settings.retain_weight, 1))
+    work.add_pinned(name, [site], records, {site.layer: moments}, settings.retain_weight, known=known)
     return symmetric(moments)

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from lunar.collect import tail_of
 from lunar.edit import CARD_FILE, WEIGHTS_FILE, Edit
 from lunar.errors import LunarError, unknown
+from lunar.interrupted import saved_sums
 from lunar.models import LoadedModel
 from lunar.progress import Progress
 from lunar.prompts import default_retain_records
@@ -63,7 +64,11 @@ class Ledger:
         forget_moments: bool = False,
         progress: Progress | None = None,
     ) -> Ledger:
-        """Make a ledger in a new folder by its first request; see `lunar.requests.changes.start`."""
+        """Make a ledger in a new folder by its first request; see `lunar.requests.changes.start`.
+
+        Where that was cut off before, sums that were left beside the folder are taken up.
+        """
+        saved = saved_sums(Path(folder))
         change = changes.start(
             loaded,
             forget,
@@ -73,9 +78,11 @@ class Ledger:
             name=name,
             forget_moments=forget_moments,
             progress=progress,
+            saved=saved,
         )
         with new_folder(Path(folder)) as place:
             write_first(place, change)
+        saved.remove()
         return cls(folder)
 
     def add(

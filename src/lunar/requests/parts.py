@@ -48,16 +48,22 @@ class Base:
         moments: sums over the retain prompts alone.
         mean: residuals of the reference prompts, per position from the end.
         ids: of the retain prompts.
+        factor: what the matrix writes for each unit that is to arrive in the residual stream, per coordinate.
     """
 
     moments: Moments
     mean: ReferenceMean
     ids: Ids
+    factor: Float[Tensor, " d"]
 
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
-        tensors = {"total": self.mean.total, "count": self.mean.count, "ids": self.ids}
+        tensors = {"total": self.mean.total, "count": self.mean.count, "ids": self.ids, "factor": self.factor}
         _save(path, tensors | _packed("retain", self.moments))
+
+    def arriving(self) -> Float[Tensor, " d"]:
+        """The same factor for dividing by: infinite where nothing is written."""
+        return torch.where(self.factor == 0, torch.inf, self.factor)
 
     @classmethod
     def load(cls, path: Path) -> Base:
@@ -65,9 +71,9 @@ class Base:
 
         def build(tensors: Mapping[str, Tensor]) -> Base:
             mean = ReferenceMean(tensors["total"], tensors["count"])
-            return cls(_unpacked("retain", tensors), mean, tensors["ids"])
+            return cls(_unpacked("retain", tensors), mean, tensors["ids"], tensors["factor"])
 
-        return _load(path, build, ("total", "count", "ids", *_names("retain")))
+        return _load(path, build, ("total", "count", "ids", "factor", *_names("retain")))
 
 
 @dataclass(frozen=True)
@@ -247,7 +253,7 @@ def reach(part: Part, edit: Edit, base: Base, tail: int) -> Float[Tensor, " prom
     direction = targets.mean_shift(base.mean.mean(), residual, torch.zeros(len(residual), dtype=torch.int64))[0]
     moved = torch.zeros(len(inner), len(direction), dtype=torch.float64)
     for factors in edit.factors:
-        moved += inner @ factors.read.double().T @ factors.write.double().T
+        moved += inner @ factors.read.double().T @ (factors.write.double() / base.arriving()[:, None]).T
     return moved @ direction / (direction @ direction)
 
 

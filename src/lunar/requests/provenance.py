@@ -13,6 +13,7 @@ from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
 from lunar.models import LoadedModel
 from lunar.requests.store import sha256
+from lunar.weights import all_parameters, parameter_of
 
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "*.jinja", "merges.txt")
 
@@ -71,17 +72,17 @@ def norm(part: Factors) -> float:
 
 
 def _fingerprints(loaded: LoadedModel, edit: Edit) -> list[str]:
-    return [fingerprint(torch.as_tensor(loaded.model.get_submodule(part.module_name).weight)) for part in edit.factors]
+    return [fingerprint(parameter_of(loaded.model.get_submodule(part.module_name))) for part in edit.factors]
 
 
 def _others(loaded: LoadedModel, edit: Edit) -> dict[str, Any]:
     """How many tensors the edit does not name, and one SHA-256 of their names and bytes."""
     edited = {f"{part.module_name}.weight" for part in edit.factors}
-    state = loaded.model.state_dict()
+    state = all_parameters(loaded.model)
     names = sorted(set(state) - edited)
     digest = hashlib.sha256()
     for name in names:
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return {"tensors": len(names), "before": digest.hexdigest()}

@@ -97,7 +97,7 @@ def listen(
     """
     lines, tokens = [], 0
     for done, site in enumerate(sites, 1):
-        with moved(site.layer_module(loaded.model), strength * directions[site.layer]):
+        with moved(site.residual_module(loaded.model), strength * directions[site.layer]):
             answers, run = answer(loaded, forget)
         tokens += run
         ignorance = [_likeness(text, _expressions(record)) for text, record in zip(answers, forget, strict=True)]
@@ -109,8 +109,8 @@ def listen(
 
 
 @contextmanager
-def moved(layer: nn.Module, change: Float[Tensor, " d"]) -> Iterator[None]:
-    """Within the block, the layer's output at every token of a prompt is moved; tokens generated after it are not."""
+def moved(module: nn.Module, change: Float[Tensor, " d"]) -> Iterator[None]:
+    """Within the block, the module's output at every token of a prompt is moved; tokens generated after it are not."""
 
     def add(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         residual = output[0] if isinstance(output, tuple) else output
@@ -118,7 +118,7 @@ def moved(layer: nn.Module, change: Float[Tensor, " d"]) -> Iterator[None]:
             residual = residual + change.to(residual)
         return (residual, *output[1:]) if isinstance(output, tuple) else residual
 
-    handle = layer.register_forward_hook(add)
+    handle = module.register_forward_hook(add)
     try:
         with torch.no_grad():
             yield

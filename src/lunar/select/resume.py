@@ -21,6 +21,7 @@ from lunar.activations import Captured, capture_layers, evaluation_mode, input_d
 from lunar.errors import LunarError
 from lunar.logits import answer_logits
 from lunar.models import Site
+from lunar.passage import DIRECT, Passage, written
 from lunar.prompts import TokenSequence
 from lunar.solve import Solution
 
@@ -51,7 +52,7 @@ def cache(
     sites: Sequence[Site],
     sequences: Sequence[TokenSequence],
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Cached]:
     """What passes the layers of `sites` at all tokens of the sequences, from one pass up to the deepest of them.
@@ -68,7 +69,12 @@ def cache(
 
 
 def resumed_logits(
-    model: PreTrainedModel, site: Site, cached: Cached, solution: Solution | None = None, strength: float = 1.0
+    model: PreTrainedModel,
+    site: Site,
+    cached: Cached,
+    solution: Solution | None = None,
+    strength: float = 1.0,
+    passage: Passage | None = None,
 ) -> list[Float[Tensor, "_ vocabulary"]]:
     """`lunar.logits.answer_logits` of a cached batch, running only the layers above the site's.
 
@@ -78,6 +84,7 @@ def resumed_logits(
         cached: the batch.
         solution: a change of the site's matrix, added to the residual as the edited matrix would add it.
         strength: factor on that change.
+        passage: how what the matrix writes arrives, where the solution says what is to arrive; None is straight.
 
     Raises LunarError for a layer that was not cached, or whose outputs cannot be replaced.
     """
@@ -88,6 +95,9 @@ def resumed_logits(
     if solution is not None:
         read, write = solution.read.to(rows.inner.device, torch.float32), solution.write.to(residual.device)
         change = (rows.inner.float() @ read.T).to(residual.device) @ (strength * write).float().T
+        if passage is not None and passage.kind != DIRECT:
+            own = written(model, site, rows.inner).to(change)
+            change = passage.carried(own, passage.factor().to(change) * change)
         residual = (residual.float() + change).to(residual.dtype)
     with resumed(model, site, padded(residual, cached.sequences), as_tuple=cached.as_tuple):
         return answer_logits(model, cached.sequences)
@@ -110,11 +120,15 @@ def resumed(
 
     `as_tuple` says whether the model's layers yield a tuple, as `Cached` knows. The layers up to the site's hand their
     input through; what they are is not touched, and their `forward` is as it was behind the block, also after an
-    exception.
+    exception. Where the residual is that before the layer's MLP, the layer runs on it with attention that writes 0.
     """
     name, _, last = site.layer_name.rpartition(".")
     layers: Any = model.get_submodule(name)
     chosen: list[nn.Module] = [layers[index] for index in range(int(last) + 1)]
+    layer, matrix = chosen[-1], site.module(model)
+    run_layer = layer.forward
+    if site.before_mlp:
+        chosen.append(matrix)
     kept = [module.__dict__.get("forward") for module in chosen]
 
     def hand_through(*inputs: Any, **named: Any) -> Any:
@@ -128,11 +142,20 @@ def resumed(
                 f"A pass over a batch of the shape {tuple(residual.shape)} was expected, but one of "
                 f"{tuple(hidden.shape)} came: run the sequences that the residuals were cached from."
             )
+        if site.before_mlp:
+            named.pop("hidden_states", None)
+            return run_layer(residual, *inputs[1:], **named)
         return (residual,) if as_tuple else residual
+
+    def write_nothing(rows: Tensor) -> Tensor:
+        return rows.new_zeros(*rows.shape[:-1], site.width)
 
     try:
         for module in chosen:
-            module.__dict__["forward"] = replace if module is chosen[-1] else hand_through
+            module.__dict__["forward"] = hand_through
+        layer.__dict__["forward"] = replace
+        if site.before_mlp:
+            matrix.__dict__["forward"] = write_nothing
         yield
     finally:
         for module, forward in zip(chosen, kept, strict=True):

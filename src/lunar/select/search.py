@@ -163,7 +163,7 @@ def _words(
 
 def _problems(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings) -> dict[int, Problem]:
     """The full least squares of some layers, timed as one stage of the search."""
-    own = Work(work.loaded, work.progress)
+    own = Work(work.loaded, work.progress, saved=work.saved, resumed=work.resumed)
     pinned = sum(work.tokens(group) for group in (sets.retain, sets.neighbours))
     with work.stage("search"):
         return collect(own, sites, sets, settings, thin=max(1, min(THIN, pinned // PINNED)))
@@ -190,7 +190,7 @@ def _best(
 def _candidate(work: Work, sets: Sets, problem: Problem, settings: Settings, effort: Effort) -> Candidate:
     """The solution of one layer's problem; raises LunarError where a gated edit finds no threshold there."""
     if settings.target != "gated":
-        return Candidate(problem.site, problem.solve(settings))
+        return Candidate(problem.site, problem.solve(settings), passage=problem.passage)
     layers = problem.site.layer + 2
     pinned = sum(work.tokens(group) for group in (sets.retain, sets.neighbours))
     # Once to look at the pinned prompts, once more with the flags in place.

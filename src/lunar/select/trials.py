@@ -20,6 +20,7 @@ from lunar.edit import Edit
 from lunar.likelihood import token_divergences
 from lunar.logits import answer_tokens
 from lunar.models import LoadedModel, Site, context_length
+from lunar.passage import Passage
 from lunar.prompts import TokenSequence, encode
 from lunar.records import Record
 from lunar.select.own_words import OwnWords
@@ -69,15 +70,18 @@ class Candidate:
         site: of the layer.
         solution: the change of its write-back matrix at strength 1.
         behind: changes of matrices of later layers, made for a strength of 1 only.
+        passage: how what the matrix writes arrives, for a solution that says what is to arrive; None for one that says
+            what is written, and arrives as it is.
     """
 
     site: Site
     solution: Solution
     behind: Edit | None = None
+    passage: Passage | None = None
 
     def edit(self, loaded: LoadedModel, strength: float) -> Edit:
         """The change as an edit."""
-        return edit_of(loaded, self.site, self.solution, {}, strength, self.behind)
+        return edit_of(loaded, self.site, self.solution, {}, strength, self.behind, passage=self.passage)
 
     def later(self, model: nn.Module) -> AbstractContextManager[None]:
         """Within the block, the later layers are changed."""
@@ -134,7 +138,8 @@ class Bench:
 
     def _changed(self, candidate: Candidate, batch: Cached, strength: float) -> list[Float[Tensor, "_ vocabulary"]]:
         with candidate.later(self.model):
-            return resumed_logits(self.model, candidate.site, batch, candidate.solution, strength)
+            solution, passage = candidate.solution, candidate.passage
+            return resumed_logits(self.model, candidate.site, batch, solution, strength, passage)
 
 
 def _openings(

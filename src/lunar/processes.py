@@ -1,0 +1,63 @@
+"""Several processes over the data, started by `torchrun` or `accelerate launch`: each runs its share of the prompts.
+
+What they add up lies in main memory, so that it is summed over gloo wherever the models are. Knows sums; knows nothing
+of models or prompts. Source: torch.distributed, environment variables of `torchrun`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import distributed
+
+from lunar.moments import FewRows, Moments
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Within the block, this process works with those that were started with it; nothing where it was started alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or not distributed.is_available() or distributed.is_initialized():
+        yield
+        return
+    distributed.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def place() -> tuple[int, int]:
+    """Which of how many processes this is: (0, 1) alone."""
+    if not distributed.is_available() or not distributed.is_initialized():
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def own_device() -> str | None:
+    """The GPU of this process among those of its machine; None where it is alone or there is none."""
+    local = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local}" if local is not None and place()[1] > 1 and torch.cuda.is_available() else None
+
+
+def begin_share(sums: Mapping[int, Moments | FewRows]) -> None:
+    """Before every process adds its share: what all have already stays with the first."""
+    if place()[0] > 0:
+        for one in sums.values():
+            if isinstance(one, Moments):
+                one.second.zero_()
+                one.rows = 0
+
+
+def end_share(sums: Mapping[int, Moments | FewRows]) -> None:
+    """Every process gets the sums of all, in place. Few rows, which no process shares, are left as they are."""
+    if place()[1] > 1:
+        for layer in sorted(sums):
+            one = sums[layer]
+            if isinstance(one, Moments):
+                rows = torch.tensor([one.rows], device=one.second.device)
+                distributed.all_reduce(one.second)
+                distributed.all_reduce(rows)
+                one.rows = int(rows)
