@@ -158,6 +158,19 @@ def files(folder: Path, model: str) -> Text:
     )
 
 
+def prompts_written(result: Mapping[str, Any], model: str) -> RenderableType:
+    """Everything `lunar prompts` says."""
+    output, retain = result["output"], result["retain_output"]
+    command = shlex.join(["lunar", "unlearn", model, "--forget", output, "--retain", retain, "--output", "forgotten"])
+    return Text(
+        f"Asked {result['asked']} questions about the {result['kind']}; {result['kept']} are answered, and not as "
+        f"about an invented name, with {_count(result['answers'], 'different answer')}: {output}\n"
+        f"{_count(result['neighbours'], 'question')} about {_count(result['neighbour_names'], 'other name')} and "
+        f"{result['general']} general ones must stay answered: {retain}\n"
+        f"Look through both: take out what is wrong, add what is missing. Then: {command}"
+    )
+
+
 def comparison_table(cells: Sequence[Mapping[str, Any]]) -> RenderableType:
     """One row per method: what is left of the forget and the retain set, and what it cost; failures in words."""
     table = Table(title="methods compared", title_justify="left")
