@@ -78,7 +78,7 @@ def streamed(
     *,
     max_new_tokens: int = 256,
 ) -> str:
-    """The same answer as `greedy` gives to one prompt; `on_text` is called with each piece of it as soon as it is there.
+    """The same answer as `greedy` gives to one prompt; `on_text` is called with each piece as soon as it is there.
 
     Raises `LunarError` as `greedy` does. What `on_text` raises ends the answer.
     """
