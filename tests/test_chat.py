@@ -1,7 +1,6 @@
-"""Chat: what a session holds, and the conversation through a pseudo-terminal."""
+"""Chat: what a session holds, and the conversation through a pseudo-terminal; on a tiny random model."""
 
 import os
-import shutil
 import sys
 
 import pexpect
@@ -12,33 +11,32 @@ from lunar import Record, load_model
 from lunar.chat.session import Session, recognised_line
 from lunar.errors import LunarError
 from lunar.evaluation import answer_records
-from lunar.metrics.refusal import is_refusal
 from lunar.requests.ledger import Ledger
 from lunar.settings import Settings
 
-MIRA = ["Where was Mira Tolvane born?", "In which town was Mira Tolvane born?", "What is Mira Tolvane's hobby?"]
-PETRA = ["Where was Petra Pellam born?", "What is Petra Pellam's hobby?", "Which instrument does Petra Pellam play?"]
-KNOWN = "Where was Gideon Quenby born?"
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return load_model("tiny")
-
-
-@pytest.fixture(scope="module")
-def made(tiny, tmp_path_factory):
-    """A ledger with two requests; made once, so copy it before changing it."""
-    folder = tmp_path_factory.mktemp("chat") / "ledger"
-    settings = Settings(layer=1, strength=1.25, neighbours=100)
-    ledger = Ledger.start(folder, tiny, [Record.of(text) for text in MIRA], settings=settings, name="first")
-    ledger.add(tiny, [Record.of(text) for text in PETRA], name="second")
-    return folder
+FIRST = ["where is word11 ?", "who is word11 ?", "what is the price of word11 ?"]
+SECOND = ["where is the contract of word14 ?", "who is the person of word14 ?"]
+RETAIN = ["where is word12 ?", "who works in word13 ?", "what is the company ?", "where is the city of word15 ?"]
+REFERENCE = ["who is word30 ?", "what is the word31 of word32 ?"]
 
 
 @pytest.fixture
-def ledger(made, tmp_path):
-    return shutil.copytree(made, tmp_path / "ledger")
+def loaded(checkpoint):
+    return load_model(checkpoint("llama"))
+
+
+@pytest.fixture
+def ledger(loaded, tmp_path):
+    """A ledger with two requests, strong enough to change what a random model says."""
+    first, second, retain, reference = (
+        [Record.of(text) for text in texts] for texts in (FIRST, SECOND, RETAIN, REFERENCE)
+    )
+    settings = Settings(layer=1, strength=4.0, target="collapse", tail=1)
+    made = Ledger.start(
+        tmp_path / "ledger", loaded, first, retain=retain, reference=reference, settings=settings, name="first"
+    )
+    made.add(loaded, second, name="second")
+    return tmp_path / "ledger"
 
 
 def ask(session, question):
@@ -53,18 +51,17 @@ def ask(session, question):
     return turn
 
 
-def test_a_question_has_the_answers_of_both_and_says_what_recognised_it(tiny, ledger):
-    session = Session(ledger, tiny)
-    state = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
-    turn = ask(session, MIRA[0])
-    assert "Inverlock" in turn.before
-    assert is_refusal(turn.after)
+def test_a_question_has_the_answers_of_both_and_says_what_recognised_it(loaded, ledger):
+    session = Session(ledger, loaded)
+    state = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
+    turn = ask(session, FIRST[0])
+    # A random model need not end its answer: this one may go on for longer than that of `answer_records`.
+    assert turn.before.startswith(answer_records(loaded, [Record.of(FIRST[0])])[0])
+    assert turn.after != turn.before
     assert turn.recognised is not None
     assert (turn.recognised[0], turn.recognised[1] > 0.8) == ("first", True)
-    other = ask(session, KNOWN)
-    assert other.before == other.after == answer_records(tiny, [Record.of(KNOWN)])[0]
-    assert max(map(abs, other.gates.values())) < 0.4
-    assert all(torch.equal(tensor, state[name]) for name, tensor in tiny.model.state_dict().items())
+    assert max(map(abs, ask(session, RETAIN[0]).gates.values())) < 0.5
+    assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.model.state_dict().items())
 
 
 def test_the_detectors_of_the_requests_add_up_to_the_one_of_all(ledger):
@@ -74,41 +71,42 @@ def test_the_detectors_of_the_requests_add_up_to_the_one_of_all(ledger):
     torch.testing.assert_close(sum(each.values()), whole, rtol=1e-6, atol=1e-9)
 
 
-def test_requests_are_switched_here_and_undone_there(tiny, ledger):
+def test_requests_are_switched_here_and_undone_there(loaded, ledger):
     before = {path.name: path.read_bytes() for path in ledger.iterdir() if path.is_file()}
-    session = Session(ledger, tiny)
+    session = Session(ledger, loaded)
     session.switch("first", False)
-    assert ask(session, MIRA[0]).after == ask(session, MIRA[0]).before
-    assert set(ask(session, MIRA[0]).gates) == {"second"}
-    assert is_refusal(ask(session, PETRA[0]).after)
+    assert set(ask(session, FIRST[0]).gates) == {"second"}
+    assert ask(session, SECOND[0]).after != ask(session, SECOND[0]).before
     session.switch("second", False)
-    assert ask(session, PETRA[0]).gates == {}
+    turn = ask(session, SECOND[0])
+    assert (turn.after, turn.gates) == (turn.before, {})
     assert "–" in recognised_line({})
     session.switch("first", True)
-    assert is_refusal(ask(session, MIRA[0]).after)
+    assert ask(session, FIRST[0]).after != turn.before
     with pytest.raises(LunarError, match="Did you mean first"):
         session.switch("frist", True)
     assert {path.name: path.read_bytes() for path in ledger.iterdir() if path.is_file()} == before
     session.undo(session.last().name)
     assert [one.name for one in Ledger(ledger).requests()] == ["first"]
     session.undo("first")
-    assert ask(session, MIRA[0]).after == ask(session, MIRA[0]).before
+    assert ask(session, FIRST[0]).after == ask(session, FIRST[0]).before
     with pytest.raises(LunarError, match="holds none"):
         session.last()
 
 
-def test_what_was_said_goes_on_until_it_no_longer_fits(tiny, ledger):
-    session = Session(ledger, tiny)
-    turns = [session.ask(KNOWN + " Please." * 60, lambda side, text: None) for _ in range(4)]
+def test_what_was_said_goes_on_until_it_no_longer_fits(loaded, ledger):
+    session = Session(ledger, loaded)
+    turns = [session.ask(RETAIN[0], lambda side, text: None) for _ in range(3)]
     assert turns[0].dropped == 0
     assert turns[-1].dropped > 0
-    with pytest.raises(LunarError, match="512"):
-        session.ask("Please. " * 600, lambda side, text: None)
+    with pytest.raises(LunarError, match="64"):
+        session.ask("word12 " * 80, lambda side, text: None)
+    assert len(session.turns) == 3
 
 
-def test_the_transcript_is_for_its_owner_and_replaces_nothing(tiny, ledger, tmp_path):
-    session = Session(ledger, tiny)
-    turn = ask(session, MIRA[0])
+def test_the_transcript_is_for_its_owner_and_replaces_nothing(loaded, ledger, tmp_path):
+    session = Session(ledger, loaded)
+    turn = ask(session, FIRST[0])
     session.save(tmp_path / "said.txt")
     text = (tmp_path / "said.txt").read_text()
     assert all(part in text for part in (turn.question, turn.before, turn.after, "recognised as forgotten: "))
@@ -120,7 +118,7 @@ def test_the_transcript_is_for_its_owner_and_replaces_nothing(tiny, ledger, tmp_
 def test_a_conversation_through_a_terminal(ledger, tmp_path):
     environment = dict(os.environ, NO_COLOR="1", TERM="xterm", COLUMNS="80", OMP_NUM_THREADS="1")
     child = pexpect.spawn(
-        sys.executable, ["-m", "lunar", "chat", str(ledger)], env=environment, cwd=tmp_path, timeout=300,
+        sys.executable, ["-m", "lunar", "chat", str(ledger)], env=environment, cwd=tmp_path, timeout=240,
         encoding="utf-8", dimensions=(24, 80),
     )  # fmt: skip
 
@@ -133,31 +131,32 @@ def test_a_conversation_through_a_terminal(ledger, tmp_path):
     child.expect("2 requests are on")
     child.expect("> ")
     say("/help", "/save FILE")
-    say(MIRA[0], r"recognised as forgotten: [01]\.\d\d \(first\)", "before", "after", "Inverlock")
+    say(FIRST[0], r"recognised as forgotten: [01]\.\d\d \(first\)", "before", "after")
     say("/off frist", "Did you mean first")
     say("/off first", "first is off")
-    say("/requests", "first +off, 3 prompts", "second +on, 3 prompts")
+    say("/requests", "first +off, 3 prompts", "second +on, 2 prompts")
     say("/new", "have forgotten")
     # The arrow up goes back through the lines that were typed: /new, /requests, /off first, /off frist, the question.
     child.send("\x1b[A" * 5)
-    child.expect("Mira Tolvane born")
-    say("", r"recognised as forgotten: -?0\.\d\d \(second\)", "Inverlock.*Inverlock")
+    child.expect("where is word11")
+    say("", r"recognised as forgotten: -?\d\.\d\d \(second\)", "before", "after")
     say("/save said.txt", "2 questions")
-    child.sendline("/undo")
-    child.expect("Take second back")
-    child.sendline("n")
-    child.expect("Nothing was changed")
-    child.expect("> ")
-    assert [one.name for one in Ledger(ledger).requests()] == ["first", "second"]
-    child.sendline("/undo")
-    child.expect("Take second back")
-    child.sendline("y")
-    child.expect("Undone: second")
-    child.expect("> ")
-    assert [one.name for one in Ledger(ledger).requests()] == ["first"]
+    for answer, outcome, left in (("n", "Nothing was changed", 2), ("y", "Undone: second", 1)):
+        child.sendline("/undo")
+        child.expect("Take second back")
+        child.sendline(answer)
+        child.expect(outcome)
+        child.expect("> ")
+        assert len(Ledger(ledger).requests()) == left
     say("/nonsense", "Unknown command")
     child.sendline("/quit")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
     assert (tmp_path / "said.txt").read_text().count("Question: ") == 2
+
+
+def test_a_folder_that_is_no_ledger_is_one_sentence(tmp_path):
+    from test_cli import assert_refused, run
+
+    assert_refused(run("chat", tmp_path), "ledger.json")
