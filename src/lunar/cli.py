@@ -40,7 +40,7 @@ class _Group(TyperGroup):
 
 
 app = typer.Typer(
-    cls=_Group, help="Make a language model forget, in closed form.", no_args_is_help=True, add_completion=False,
+    cls=_Group, help="Make a language model forget, in closed form.", no_args_is_help=True,
     pretty_exceptions_enable=False,
 )  # fmt: skip
 

@@ -11,6 +11,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lunar.report.narrow import fitting
+
 # Two metrics, so that the names of splits stay on one line of a terminal of 80 columns; report.json has all of them.
 _METRICS = {"rouge1": "ROUGE-1", "refusal_rate": "coherent refusals"}
 
@@ -248,4 +250,4 @@ def show(*renderables: RenderableType) -> None:
     """Print to standard output."""
     console = Console(highlight=False)
     for renderable in renderables:
-        console.print(renderable)
+        console.print(fitting(renderable))
