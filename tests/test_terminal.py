@@ -45,7 +45,7 @@ def _no_hub(monkeypatch):
         (terminal.requests_table([REQUEST]), ["ticket-12-of-november", "2026-11-24 18:00"]),
         (
             terminal.examples_table([("forget", "Where was X born?", "In Y.", "I do not know.")]),
-            ["question", "Where was X"],
+            ["question", "Where"],
         ),
         (terminal.comparison_table([CELL]), ["lunar-reference", "0.125", "0.875", "12.5", "524,288"]),
     ],
