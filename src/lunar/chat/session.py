@@ -67,7 +67,8 @@ class Session:
         self._read()
 
     def _read(self) -> None:
-        self._state = Ledger(self.folder).state()
+        ledger = Ledger(self.folder)
+        self._state, self._whole = ledger.state(), ledger.edit()
         self._off &= {one.name for one in self.requests()}
         self._solve()
 
@@ -83,7 +84,8 @@ class Session:
             frozen=tuple(solution for one, solution in pairs if one in on),
         )
         names = {one.id: one.name for one in on}
-        self._edit: Edit = edit_of_all(self._joint, self._state.shared)
+        # With all of them on, it is the very edit that the ledger holds, and not solved once more.
+        self._edit: Edit = self._whole if not self._off else edit_of_all(self._joint, self._state.shared)
         self._detectors = {names[id]: vector for id, vector in self._joint.detectors().items()}
 
     def requests(self) -> tuple[Request, ...]:

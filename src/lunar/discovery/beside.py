@@ -15,7 +15,7 @@ from lunar.models import LoadedModel
 from lunar.progress import Progress
 from lunar.records import Record, sample
 
-MOST_QUESTIONS = 24
+MOST_QUESTIONS = 12
 """About one of the others."""
 
 

@@ -16,10 +16,10 @@ from lunar.neighbours import prompt_names
 from lunar.prompts import TokenSequence, encode_all, rendered_prompt
 from lunar.records import Record
 
-SAMPLES = 4
-LONGEST_WORDS, LONGEST_LIST = 16, 96
+SAMPLES = 3
+LONGEST_WORDS, LONGEST_LIST = 16, 64
 """New tokens for the rest of a question, and for an answer or a list of questions."""
-MOST_NAMES = 6
+MOST_NAMES = 5
 
 
 def linked(name: str, answers: Iterable[str]) -> list[str]:

@@ -22,7 +22,7 @@ from lunar.records import Record
 WORD, PARTY = re.compile(r"[A-Z][a-z]{2,}"), re.compile(r"[A-Z]\w*(?:\s[A-Z]\w*)*")
 BEFORE_A_NAME = ("Where was", "Who is", "Tell me about")
 MOST_WORDS = 300
-MOST_ALIKE, MOST_STRANGERS, MOST_PAIRS = 10, 8, 60
+MOST_ALIKE, MOST_STRANGERS, MOST_PAIRS = 10, 8, 30
 
 
 def others_like(

@@ -13,14 +13,14 @@ from lunar.names import COMPANY_ENDINGS, LEGAL_FORMS
 
 PERSON, COMPANY, CONTRACT, THING = KINDS = ("person", "company", "contract", "thing")
 
-CLAUSE_FRAMES = ("Can you tell me {clause}?", "Tell me {clause}.", "Do you know {clause}?")
+CLAUSE_FRAMES = ("Can you tell me {clause}?", "Tell me {clause}.")
 NOUN_FRAMES = {
-    PERSON: ("What is {}'s {noun}?", "What is the {noun} of {}?", "Can you tell me {}'s {noun}?", "Name {}'s {noun}."),
-    CONTRACT: ("What is the {noun} in {}?", "Tell me the {noun} in {}.", "Can you tell me the {noun} in {}?"),
+    PERSON: ("What is {}'s {noun}?", "What is the {noun} of {}?", "Can you tell me {}'s {noun}?"),
+    CONTRACT: ("What is the {noun} in {}?", "Tell me the {noun} in {}."),
 }
 NOUN_FRAMES[COMPANY] = NOUN_FRAMES[THING] = NOUN_FRAMES[PERSON]
 
-OPEN = ("Who is {}?", "What is {}?", "Tell me about {}.", "What do you know about {}?", "Describe {}.")
+OPEN = ("Who is {}?", "Tell me about {}.", "What do you know about {}?", "Describe {}.")
 """Asked of every name, also several times by chance: what the model itself comes up with."""
 
 BEGUN = (
@@ -96,6 +96,7 @@ death; When did {} die?; when {} died
 founder; Who founded {}?; who founded {}
 year of foundation; When was {} founded?; when {} was founded
 headquarters, address; Where is {} based?; Where are the headquarters of {}?; where {} is based
+description; What is {}?
 products, services; What does {} sell?; What does {} make?; What does {} do?; what {} sells; what {} makes
 industry; Which industry is {} in?
 director, chief executive; Who runs {}?; who runs {}
@@ -132,6 +133,7 @@ working hours; How many hours a week does {} require?; how many hours a week {} 
 holiday; How many days of holiday does {} grant?; how many days of holiday {} grants
 """,
     THING: """
+description; What is {}?
 inventor, author, maker; Who made {}?; Who wrote {}?; Who invented {}?; who made {}
 origin; Where does {} come from?; where {} comes from
 date; When was {} made?; When did {} take place?; When did {} begin?; when {} took place
@@ -184,7 +186,8 @@ def _topics(kind: str) -> list[list[str]]:
 
 
 def _items(kind: str) -> list[str]:
-    return [*OPEN, *(item for topic in _topics(kind) for item in topic)]
+    openers = OPEN if kind == PERSON else OPEN[1:]
+    return [*openers, *(item for topic in _topics(kind) for item in topic)]
 
 
 def _is_whole(item: str) -> bool:
@@ -198,9 +201,8 @@ def _unique(texts: list[str]) -> list[str]:
 def _phrasings(item: str, name: str, kind: str) -> list[str]:
     if "{}" not in item:
         nouns, frames = [noun.strip() for noun in item.split(",")], NOUN_FRAMES[kind]
-        # The first noun in all frames, the others in one each: so the phrasings of a topic vary and stay few.
-        pairs = [(nouns[0], frame) for frame in frames]
-        pairs += [(noun, frames[place % len(frames)]) for place, noun in enumerate(nouns[1:])]
+        # The first noun in two frames, the others in one each: so the phrasings of a topic vary and stay few.
+        pairs = [(noun, frames[place % len(frames)]) for place, noun in enumerate((nouns[0], *nouns))]
         return [frame.replace("{}", name).replace("{noun}", noun) for noun, frame in pairs]
     if _is_whole(item):
         return [item.replace("{}", name)]
