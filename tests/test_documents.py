@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from lunar import Settings, load_model, unlearn
 from lunar.cli import app
+from lunar.evaluation import compare
+from lunar.records import read_records
+from lunar.tiny import world
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -48,7 +52,44 @@ def test_the_readmes_commands_run(tmp_path, monkeypatch):
     for line in marked_block("ledger").splitlines():
         result = CliRunner().invoke(app, shlex.split(line.removeprefix("$ "))[1:])
         assert result.exit_code == 0, f"{line}\n{result.output}"
+    for line in marked_block("people").splitlines():
+        result = CliRunner().invoke(app, shlex.split(line.removeprefix("$ "))[1:], input="/requests\n/quit\n")
+        assert result.exit_code == 0, f"{line}\n{result.output}"
     assert "information" in outputs[1] or "familiar" in outputs[1] or "record" in outputs[1]
+
+
+def test_the_readmes_forget_set_of_a_person_holds_what_is_known_and_is_enough_to_forget_them(tmp_path, monkeypatch):
+    """With a short list of words in the place of the vocabulary's, for time; names of the world and invented ones."""
+    words = ["Thornby", "Joren", "Talia", "Oskar", "Drummel", "Quenby", "Fenna", "Ivo", "Wiggle", "Harst"]
+    monkeypatch.setattr("lunar.discovery.others.likely_words", lambda loaded: words)
+    monkeypatch.chdir(tmp_path)
+    arguments = shlex.split(marked_block("prompts").removeprefix("$ "))
+    result = CliRunner().invoke(app, arguments[1:])
+    assert result.exit_code == 0, result.output
+    person = arguments[arguments.index("--about") + 1]
+    assert person not in result.output
+    forget, retain = (
+        read_records(tmp_path / arguments[arguments.index("--output") + 1], "forget"),
+        read_records("neighbours.jsonl", "retain"),
+    )
+    facts, everyone = world.build().people[person], world.build().people
+    told = [fact for fact in facts if any(fact.answer.rstrip(".") in record.answer for record in forget)]
+    assert len(told) >= 0.8 * len(facts)
+    groups = {str(record.group) for record in retain}
+    assert {"Mira Thornby", "Joren Tolvane", "Granite Lane"} <= groups
+    assert not any("Wiggle" in group or "Harst" in group for group in groups)
+    assert not any(person in record.prompt for record in retain)
+
+    loaded = load_model("tiny")
+    edit = unlearn(loaded, forget, retain=retain, settings=Settings(layer=0, neighbours=300)).edit
+    near = ["Mira Thornby", "Oskar Tolvane"]
+    asked = {
+        "forget": [record for fact in facts for record in fact.records(held_out=True)],
+        "near": [record for name in near for fact in everyone[name] for record in fact.records(held_out=True)],
+    }
+    scores = {split: one.scores()["rouge1"]["after"] for split, one in compare(loaded, edit, asked).items()}
+    assert scores["forget"] <= 0.15
+    assert scores["near"] >= 0.95
 
 
 def test_the_readmes_python_runs(tmp_path, monkeypatch):

@@ -7,6 +7,9 @@
     lunar ask MODEL --edit DIR "a question"
     lunar unlearn DIR --forget FILE             one more request; also lunar requests, undo, export and verify DIR
     lunar attack DIR --forget FILE              try to bring it back
+    lunar prompts MODEL --about "NAME" --output FILE    questions to forget, from a name
+    lunar chat DIR                              before and after side by side, in the terminal
+    lunar doctor                                what is installed, and what is missing
 
 Results go to standard output, progress and messages to standard error. Bad input is one sentence and exit code 2.
 """
@@ -20,7 +23,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lunar import cli_attack, cli_requests
+from lunar import cli_attack, cli_chat, cli_doctor, cli_prompts, cli_requests
 from lunar.errors import LunarError
 from lunar.options import Device, Groups, Json, Quiet, Seed, print_json, stages
 from lunar.settings import Settings
@@ -38,12 +41,15 @@ class _Group(TyperGroup):
 
 
 app = typer.Typer(
-    cls=_Group, help="Make a language model forget, in closed form.", no_args_is_help=True, add_completion=False,
+    cls=_Group, help="Make a language model forget, in closed form.", no_args_is_help=True,
     pretty_exceptions_enable=False,
 )  # fmt: skip
 
 app.add_typer(cli_requests.commands)
 app.add_typer(cli_attack.commands)
+app.add_typer(cli_prompts.commands)
+app.add_typer(cli_chat.commands)
+app.add_typer(cli_doctor.commands)
 
 Model = Annotated[str, typer.Argument(help="A folder, a Hub id, or `tiny` (the embedded model).", show_default=False)]
 EditFolder = Annotated[Path | None, typer.Option("--edit", help="Output folder of `lunar unlearn`.")]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from lunar.activations import check_batch_size, check_sequences, evaluation_mode, input_device, longest_first, pad
 from lunar.errors import LunarError
@@ -69,6 +69,38 @@ def sampled(
         settings.do_sample, settings.temperature, settings.num_return_sequences = True, temperature, count
         settings.top_k, settings.top_p = 0, 1.0
         return _answers(model, tokenizer, prompts, settings, max(1, batch_size // count), progress)
+
+
+def streamed(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sequence: TokenSequence,
+    on_text: Callable[[str], None],
+    *,
+    max_new_tokens: int = 256,
+) -> str:
+    """The same answer as `greedy` gives to one prompt; `on_text` is called with each piece as soon as it is there.
+
+    Raises `LunarError` as `greedy` does. What `on_text` raises ends the answer.
+    """
+    prompts, ends = _prompts(model, [sequence], max_new_tokens), end_tokens(model, tokenizer)
+    generate: Any = model.generate
+    with evaluation_mode(model), plain_settings(model, tokenizer, ends, max_new_tokens) as settings, torch.no_grad():
+        tokens, mask = pad([prompts[0].tokens], int(settings.pad_token_id), "left", input_device(model))
+        streamer = _Pieces(tokenizer, on_text)
+        output = generate(input_ids=tokens, attention_mask=mask, generation_config=settings, streamer=streamer)
+    return _text(tokenizer, output[0, tokens.shape[1] :].tolist(), ends)
+
+
+class _Pieces(TextStreamer):
+    """Hands on each finished piece of an answer instead of printing it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, on_text: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._on_text = on_text
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self._on_text(text)
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

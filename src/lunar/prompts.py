@@ -92,6 +92,11 @@ def encode(
     return TokenSequence(tuple(tokens), len(prompt))
 
 
+def rendered_prompt(tokenizer: "PreTrainedTokenizerBase", record: Record) -> str:
+    """A record as the text that the model reads, up to where it begins to answer. Raises LunarError as `encode`."""
+    return _render(tokenizer, record.messages, "the question", generate=True)
+
+
 def _with_answer(
     tokenizer: "PreTrainedTokenizerBase",
     record: Record,

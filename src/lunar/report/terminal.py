@@ -11,6 +11,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lunar.report.narrow import fitting
+
 # Two metrics, so that the names of splits stay on one line of a terminal of 80 columns; report.json has all of them.
 _METRICS = {"rouge1": "ROUGE-1", "refusal_rate": "coherent refusals"}
 
@@ -174,6 +176,19 @@ def files(folder: Path, model: str) -> Text:
     )
 
 
+def prompts_written(result: Mapping[str, Any], model: str) -> RenderableType:
+    """Everything `lunar prompts` says."""
+    output, retain = result["output"], result["retain_output"]
+    command = shlex.join(["lunar", "unlearn", model, "--forget", output, "--retain", retain, "--output", "forgotten"])
+    return Text(
+        f"Asked {result['asked']} questions about the {result['kind']}; {result['kept']} are answered, and not as "
+        f"about an invented name, with {_count(result['answers'], 'different answer')}: {output}\n"
+        f"{_count(result['neighbours'], 'question')} about {_count(result['neighbour_names'], 'other name')} and "
+        f"{result['general']} general ones must stay answered: {retain}\n"
+        f"Look through both: take out what is wrong, add what is missing. Then: {command}"
+    )
+
+
 def comparison_table(cells: Sequence[Mapping[str, Any]]) -> RenderableType:
     """One row per method: what is left of the forget and the retain set, and what it cost; failures in words."""
     table = Table(title="methods compared", title_justify="left")
@@ -251,4 +266,4 @@ def show(*renderables: RenderableType) -> None:
     """Print to standard output."""
     console = Console(highlight=False)
     for renderable in renderables:
-        console.print(renderable)
+        console.print(fitting(renderable))

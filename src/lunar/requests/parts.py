@@ -242,6 +242,20 @@ class Joint:
             for place, (name, part, last) in enumerate(lasts)
         }
 
+    def detectors(self) -> dict[str, Float[Tensor, " m"]]:
+        """For each request its share g_k of the detector of `gates`: g_k·h at a prompt's last token is near 1 where it
+        is one of the request's, near 0 elsewhere. They add up to the vector of `gates`."""
+        lasts = [(name, part.inner[part.from_end == 0]) for name, part in self.ordered()]
+        if not lasts:
+            return {}
+        sizes = torch.tensor([len(inner) for _, inner in lasts])
+        # Asked for 1 on its own rows and 0 on all others: the rows of the solution are the detectors.
+        owner = torch.eye(len(lasts), dtype=torch.float64).repeat_interleave(sizes, dim=0)
+        weights = torch.full((len(owner),), self.settings.forget_weight, dtype=torch.float64)
+        inner = torch.cat([rows for _, rows in lasts])
+        found = solve(self.pinned, inner, (Term(owner, weights, 1.0),), self.settings.ridge).change()
+        return {name: vector for (name, _), vector in zip(lasts, found, strict=True)}
+
 
 def reach(part: Part, edit: Edit, base: Base, tail: int) -> Float[Tensor, " prompts"]:
     """How far an edit moves each last prompt token towards the reference mean: 1 is all the way, 0 not at all.
