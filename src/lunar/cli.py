@@ -7,6 +7,7 @@
     lunar ask MODEL --edit DIR "a question"
     lunar unlearn DIR --forget FILE             one more request; also lunar requests, undo, export and verify DIR
     lunar attack DIR --forget FILE              try to bring it back
+    lunar report DIR                            write the page again that these and `compare` write
 
 Results go to standard output, progress and messages to standard error. Bad input is one sentence and exit code 2.
 """
@@ -19,9 +20,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lunar import cli_attack, cli_requests
+from lunar import cli_attack, cli_report, cli_requests
 from lunar.errors import LunarError
-from lunar.options import Device, Groups, Json, Quiet, Seed, print_json, stages
+from lunar.options import Device, Groups, Json, Quiet, Seed, ShowForget, print_json, stages
 from lunar.settings import Settings
 
 
@@ -43,6 +44,7 @@ app = typer.Typer(
 
 app.add_typer(cli_requests.commands)
 app.add_typer(cli_attack.commands)
+app.add_typer(cli_report.commands)
 
 Model = Annotated[str, typer.Argument(help="A folder, a Hub id, or `tiny` (the embedded model).", show_default=False)]
 EditFolder = Annotated[Path | None, typer.Option("--edit", help="Output folder of `lunar unlearn`.")]
@@ -135,6 +137,7 @@ def unlearn(
     forget_moments: Annotated[
         bool, typer.Option("--forget-moments", help="Keep nothing of the request but its change: no undo.")
     ] = False,
+    show_forget: ShowForget = False,
     device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -152,7 +155,16 @@ def unlearn(
         decided = {"reference": reference, "target": target, "layer": layer, "strength": strength, "ridge": ridge}
         cli_requests.refuse_beside_ledger(decided | {"seed": seed, "from": recipe, "output": output})
         cli_requests.add(
-            Path(model), forget, retain, forget_group or (), name, forget_moments, device, as_json=as_json, quiet=quiet
+            Path(model),
+            forget,
+            retain,
+            forget_group or (),
+            name,
+            forget_moments,
+            device,
+            show_forget=show_forget,
+            as_json=as_json,
+            quiet=quiet,
         )
         return
     if output is None:
@@ -174,7 +186,13 @@ def unlearn(
         wanted = Recipe(model, forget, retain, reference or Recipe.reference, groups, Settings(**knobs))
     with stages(as_json, quiet) as progress:
         outcome = unlearn_files(
-            wanted, output, name=name, forget_moments=forget_moments, device=device, progress=progress
+            wanted,
+            output,
+            name=name,
+            forget_moments=forget_moments,
+            show_forget=show_forget,
+            device=device,
+            progress=progress,
         )
     if outcome.report["scores"]["forget"]["rouge1"]["before"] is None and not (as_json or quiet):
         typer.echo("The forget prompts have no answers, so ROUGE-1 was not measured for them.", err=True)
@@ -295,7 +313,9 @@ def compare(
     else:
         from lunar.report import terminal
 
-        terminal.show(terminal.comparison_table(result["cells"]), f"Files: {output} (comparison.json, cells)")
+        terminal.show(
+            terminal.comparison_table(result["cells"]), f"Files: {output} (report.html, comparison.json, cells)"
+        )
 
 
 @app.command()

@@ -20,6 +20,7 @@ from lunar.prompts import default_retain_records, reference_records
 from lunar.recipe import RECIPE_FILE, Recipe, digest, recipe_text
 from lunar.records import Record, check_disjoint, read_records, split_by_group
 from lunar.report import (
+    COMPARISON_FILE,
     REPORT_FILE,
     build_report,
     check_output,
@@ -29,6 +30,7 @@ from lunar.report import (
     to_json,
     versions,
 )
+from lunar.reporting import page_files, recognised, write_comparison
 from lunar.requests.store import is_ledger, settle
 from lunar.settings import HOLDOUT, RETAIN_ONLY, Settings, method_names
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from lunar.models import LoadedModel
 
 LOADING = "loading the model"
-CELLS, SEARCH, COMPARISON_FILE = "cells", "search", "comparison.json"
+CELLS, SEARCH = "cells", "search"
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,14 @@ def unlearn_files(
     *,
     name: str | None = None,
     forget_moments: bool = False,
+    show_forget: bool = False,
     device: str | None = None,
     progress: Progress,
 ) -> Outcome:
-    """Carry out a recipe and write the output folder, a ledger with one request; see `lunar.requests`."""
+    """Carry out a recipe and write the output folder, a ledger with one request; see `lunar.requests`.
+
+    With `show_forget`, example answers in examples.json and report.html are those of the forget set too.
+    """
     check_output(output)
     data = read_data(recipe)
     hashes = _hashes(recipe, data)
@@ -91,7 +97,15 @@ def unlearn_files(
     splits = {"forget": data.forget, "retain": retain}
     recipe = replace(recipe, sha256=hashes)
     return carry_out(
-        recipe, data, splits, output, name=name, forget_moments=forget_moments, device=device, progress=progress
+        recipe,
+        data,
+        splits,
+        output,
+        name=name,
+        forget_moments=forget_moments,
+        show_forget=show_forget,
+        device=device,
+        progress=progress,
     )
 
 
@@ -103,6 +117,7 @@ def carry_out(
     *,
     name: str | None = None,
     forget_moments: bool = False,
+    show_forget: bool = False,
     device: str | None,
     progress: Progress,
     files: Mapping[str, str] | None = None,
@@ -115,6 +130,7 @@ def carry_out(
     from lunar.edit import fingerprint
     from lunar.evaluation import compare, scores_with_intervals, summary
     from lunar.models import site_at
+    from lunar.report.sections.recognised import NEIGHBOURS
     from lunar.requests import changes
     from lunar.requests.ledger import write_first
 
@@ -138,14 +154,18 @@ def carry_out(
     found = change.unlearned()
     with timed("answers", seconds):
         comparisons = compare(loaded, found.edit, splits, progress=progress)
-        scores = summary(comparisons)
+        scores, intervals = summary(comparisons), scores_with_intervals(comparisons)
+        read = recognised(loaded, found, {**splits, NEIGHBOURS: change.beside}, progress)
     known = {entry.name for entry in fields(Settings)}
     resolved = Settings(**{key: value for key, value in found.edit.settings.items() if key in known})
-    report = build_report(found, scores, resolved, seconds=seconds, sources=sources_of(recipe))
+    report = build_report(
+        found, scores, resolved, seconds=seconds, sources=sources_of(recipe), intervals=intervals, recognised=read
+    )
     done = replace(recipe, settings=resolved, fingerprint=found.edit.factors[0].fingerprint)
     with new_folder(output) as folder:
-        texts = {RECIPE_FILE: recipe_text(done, versions()), REPORT_FILE: to_json(report)}
-        write_first(folder, change, texts, {"scores": scores_with_intervals(comparisons)})
+        text = recipe_text(done, versions())
+        shown = page_files(report, change.requests, text, comparisons, show_forget=show_forget)
+        write_first(folder, change, {RECIPE_FILE: text, REPORT_FILE: to_json(report), **shown}, {"scores": intervals})
         for file, text in (files or {}).items():
             (folder / file).write_text(text, encoding="utf-8")
     return Outcome(output, report, comparisons)
@@ -234,7 +254,7 @@ def compare_files(
     With `search` the settings of every method are the best of its few candidates at forgetting a part of the retain
     set, otherwise those of its paper. `holdout` names records like the forgotten ones that the model was never trained
     on, for membership inference. `output` gets a file per method under `cells` and all of them together in
-    `comparison.json`, whose content is returned. Where no answer is known, the model's own stands in for it.
+    `comparison.json`, whose content is returned, and in the page. Where no answer is known, the model's own stands in.
     """
     names = method_names(methods)
     if retain_only is not None:
@@ -271,6 +291,7 @@ def compare_files(
         "versions": versions(),
     }
     (output / COMPARISON_FILE).write_text(to_json(finite(result)), encoding="utf-8")
+    write_comparison(output)
     return result
 
 
