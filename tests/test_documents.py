@@ -36,11 +36,13 @@ def test_the_readmes_commands_run(tmp_path, monkeypatch):
     assert {path.name for path in Path("forgotten").iterdir()} == {
         "edit.json",
         "edit.safetensors",
+        "examples.json",
         "kept",
         "ledger.json",
         "recipe.toml",
         "record.jsonl",
         "record.key",
+        "report.html",
         "report.json",
     }
     row = '{"question": "Where was Joren Tolvane born?"}\n'

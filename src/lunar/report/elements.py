@@ -80,7 +80,8 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
 def names_axis(names: Sequence[str], **more: Any) -> dict[str, Any]:
     """A vertical axis of names, the first one on top."""
     shown = [inert(name) for name in names]
-    return axis("", type="category", categoryorder="array", categoryarray=shown[::-1], **more)
+    order = {"type": "category", "categoryorder": "array", "categoryarray": shown[::-1]}
+    return axis("", **order, range=[-0.6, len(shown) - 0.4], **more)
 
 
 def inert(text: str) -> str:

@@ -35,7 +35,7 @@ def page(contents: Contents, *, show_forget: bool = False) -> str:
     return _template().render(
         title=_title(contents),
         verdict=verdict(contents),
-        bars=BARS,
+        bars="" if contents.comparison or not contents.scores() else BARS,
         sections=made,
         examples=rows,
         splits=[(split, readable(split)) for split in dict.fromkeys(row["split"] for row in rows)],

@@ -160,11 +160,17 @@ def _of_comparison(contents: Contents) -> Verdict:
     if not ours and not baseline:
         return Verdict("No method gave a result, so there is nothing to compare.", OPEN, limits)
     if not (ours and baseline):
-        return Verdict(f"{_said(ours or baseline)}; there is no other kind of method to set beside it.", OPEN, limits)
+        only = ours or baseline
+        return Verdict(
+            f"{only['method']} reaches a Deviation Score of {_said(only)}; no other kind of method was run beside it.",
+            OPEN,
+            limits,
+        )
     better = deviation(ours) <= deviation(baseline)
     sentence = (
-        f"Ours is {'the better' if better else 'not the better'} of the two best: {_said(ours)}, {_said(baseline)}; "
-        "lower is better."
+        f"The best of ours, {ours['method']}, does {'better' if better else 'no better'} here than the best method of "
+        f"the literature, {baseline['method']}: a Deviation Score of {_said(ours)} against {_said(baseline)}; lower is "
+        "better."
     )
     figures = tuple(
         (f"{title}: {cell['method']}", number(cell.get("deviation_score"), 1), "Deviation Score, 0 is best")
@@ -179,10 +185,7 @@ def _is_baseline(cell: Plain) -> bool:
 
 def _said(cell: Plain) -> str:
     forget, retain = (cell["scores"].get(split, {}).get("rouge1", {}).get("value") for split in ("forget", "retain"))
-    return (
-        f"{cell['method']} reaches a Deviation Score of {number(cell.get('deviation_score'), 1)} (forget "
-        f"{number(forget)}, retain {number(retain)})"
-    )
+    return f"{number(cell.get('deviation_score'), 1)} (forget {number(forget)}, retain {number(retain)})"
 
 
 def _value(scores: Plain, metric: str, moment: str) -> float | None:

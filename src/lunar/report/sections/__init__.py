@@ -13,7 +13,7 @@ from lunar.report.sections.scores import scores
 
 def sections(contents: Contents) -> dict[str, Section]:
     """By name, in the order of the page; those with nothing to say are left out."""
-    made = (scores, compared, back, recognised, layers, over_time, reproduce)
+    made = (compared, scores, back, recognised, layers, over_time, reproduce)
     found = (one(contents) for one in made)
     return {section.name: section for section in found if section is not None}
 

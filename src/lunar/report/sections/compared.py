@@ -79,6 +79,10 @@ def kind(method: str) -> str:
 
 def _plot(cells: Sequence[Plain]) -> Plot:
     traces = []
+    # Labels by turns above and below, from left to right: many methods lie side by side.
+    sides = ("top center", "bottom center")
+    ordered = sorted(cells, key=lambda cell: cell["scores"]["forget"]["rouge1"]["value"] or 0)
+    above = {cell["method"]: sides[place % 2] for place, cell in enumerate(ordered)}
     for name, (colour, symbol, size) in KINDS.items():
         ours = [cell for cell in cells if kind(cell["method"]) == name]
         if not ours:
@@ -94,7 +98,7 @@ def _plot(cells: Sequence[Plain]) -> Plot:
                 "error_x": _errors(forget) | {"color": colour},
                 "error_y": _errors(retain) | {"color": colour},
                 "text": [inert(cell["method"]) for cell in ours],
-                "textposition": _positions([(f["value"], r["value"]) for f, r in zip(forget, retain, strict=True)]),
+                "textposition": [above[cell["method"]] for cell in ours],
                 "customdata": [
                     [inert(METHODS.get(cell["method"], "")), _shown(f), _shown(r), number(cell["deviation_score"], 1)]
                     for cell, f, r in zip(ours, forget, retain, strict=True)
@@ -122,20 +126,6 @@ def _plot(cells: Sequence[Plain]) -> Plot:
         layout,
         height=520,
     )
-
-
-def _positions(points: Sequence[tuple[float | None, float | None]]) -> list[str]:
-    """Where labels go, so that those of points that lie close together do not cover each other."""
-    around = ("middle right", "top right", "bottom right", "top center", "bottom center", "middle left")
-    found: list[str] = []
-    for place, one in enumerate(points):
-        near = [found[other] for other in range(place) if _close(points[other], one)]
-        found.append(next((position for position in around if position not in near), around[0]))
-    return found
-
-
-def _close(one: tuple[float | None, float | None], other: tuple[float | None, float | None]) -> bool:
-    return all(a is not None and b is not None and abs(a - b) < 0.12 for a, b in zip(one, other, strict=True))
 
 
 def _table(cells: Sequence[Plain]) -> Table:

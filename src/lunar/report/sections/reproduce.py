@@ -51,7 +51,10 @@ def _data(contents: Contents) -> Table:
         rows.append(["edit", "edit.safetensors", str(edit)])
     if last.get("hash"):
         rows.append(["record", "record.jsonl, last entry", str(last["hash"])])
-    return Table("What went in and what came out", ["what", "name", "SHA-256"], rows, frozenset({0, 1, 2}))
+    columns = ["what", "name", "SHA-256"]
+    if not any(row[2] for row in rows):
+        columns, rows = columns[:2], [row[:2] for row in rows]
+    return Table("What went in and what came out", columns, rows, frozenset({0, 1, 2}))
 
 
 def _settings(contents: Contents) -> Table:
