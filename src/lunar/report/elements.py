@@ -13,6 +13,9 @@ from typing import Any
 # Colours that readers with any colour vision tell apart (Okabe and Ito, 2008), and that do on white and on black.
 GREY, BLUE, RED, GREEN, AMBER, PURPLE = "#8c8c8c", "#3d8fd1", "#d55e00", "#1b9e77", "#d99a00", "#b3679b"
 
+LONGEST = 60
+"""Characters of a name in a plot."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -85,8 +88,8 @@ def names_axis(names: Sequence[str], **more: Any) -> dict[str, Any]:
 
 
 def inert(text: str) -> str:
-    """A text for a plot: plotly.js takes tags in it for markup, links among them."""
-    return html.escape(text, quote=False)
+    """A text for a plot, not too long for it: plotly.js takes tags in it for markup, links among them."""
+    return html.escape(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…", quote=False)
 
 
 def readable(name: str) -> str:

@@ -69,7 +69,7 @@ def _plot(changes: Sequence[Plain], names: Mapping[str, str]) -> Plot:
                 "customdata": [[number(reach["median"]), number(reach["minimum"])] for _, reach in points],
                 "line": {"color": colour, "width": 2},
                 "marker": {"size": 9, "symbol": SYMBOLS[place % len(SYMBOLS)]},
-                "hovertemplate": f"{name}: median %{{customdata[0]}}, lowest %{{customdata[1]}}<extra></extra>",
+                "hovertemplate": "%{fullData.name}: median %{customdata[0]}, lowest %{customdata[1]}<extra></extra>",
             }
         )
     layout = {
@@ -92,7 +92,7 @@ def _plot(changes: Sequence[Plain], names: Mapping[str, str]) -> Plot:
 
 
 def _moment(entry: Plain) -> str:
-    return f"{entry['number']}: {ACTIONS.get(entry['action'], entry['action'])}"
+    return inert(f"{entry['number']}: {ACTIONS.get(entry['action'], entry['action'])}")
 
 
 def _table(record: Sequence[Plain], names: Mapping[str, str]) -> Table:
