@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -23,12 +24,14 @@ from lunar.report.sections import sections
 from lunar.report.sections.reproduce import last_part
 from lunar.report.sentences import BARS, verdict
 
+ON_PAPER = 4
+"""Examples of each split that are printed; on the screen there are more."""
 _FOR_SCRIPTS = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
 def page(contents: Contents, *, show_forget: bool = False) -> str:
     """The whole page. Without `show_forget` no text of the forget set is in it, whatever the contents hold."""
-    rows = list(contents.examples) if show_forget else hidden(contents.examples)
+    rows = _numbered(contents.examples if show_forget else hidden(contents.examples))
     made = sections(contents)
     figures = {plot.name: plot.figure for section in made.values() for plot in section.plots}
     scripts = [_plotly(), _own("report.js")] if figures or rows else []
@@ -41,6 +44,7 @@ def page(contents: Contents, *, show_forget: bool = False) -> str:
         splits=[(split, readable(split)) for split in dict.fromkeys(row["split"] for row in rows)],
         outcomes=sorted({row["outcome"] for row in rows}),
         hidden=not show_forget and any(row["forget"] for row in rows),
+        on_paper=ON_PAPER,
         figures=for_script(figures),
         scripts=[Markup(script) for script in scripts],
         style=Markup(_own("report.css")),
@@ -48,6 +52,16 @@ def page(contents: Contents, *, show_forget: bool = False) -> str:
         versions=contents.versions,
         time=str(contents.last.get("time", ""))[:16].replace("T", " "),
     )
+
+
+def _numbered(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, those that are one too many of their split for paper marked as "more"."""
+    seen: Counter[str] = Counter()
+    found = []
+    for row in rows:
+        seen[row["split"]] += 1
+        found.append({**row, "more": seen[row["split"]] > ON_PAPER})
+    return found
 
 
 def for_script(content: Mapping[str, Any]) -> Markup:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lunar.report.contents import Contents, Plain, deviation
-from lunar.report.elements import count, number, share, with_interval
+from lunar.report.elements import count, number, share
 from lunar.settings import BASELINES, RETAIN_ONLY
 
 FORGOTTEN, HALF_FORGOTTEN = 0.15, 0.4
@@ -132,7 +132,9 @@ def _figures(contents: Contents) -> tuple[tuple[str, str, str], ...]:
         after = one.get("after", {})
         if after.get("value") is not None:
             moved = f"{number(one['before'].get('value'))} → {number(after['value'])}"
-            found.append((label, moved, f"ROUGE-1; {with_interval(after['value'], _interval(after))} after"))
+            low, high = after.get("low"), after.get("high")
+            between = "" if low is None or high is None else f", 95%: {number(low)} to {number(high)}"
+            found.append((label, moved, f"ROUGE-1{between}"))
     refused = scores.get("forget", {}).get("refusal_rate", {}).get("after", {}).get("value")
     if refused is not None:
         found.append(("coherent refusals", share(refused), "of the forget questions"))
@@ -190,7 +192,3 @@ def _said(cell: Plain) -> str:
 
 def _value(scores: Plain, metric: str, moment: str) -> float | None:
     return scores.get(metric, {}).get(moment, {}).get("value")
-
-
-def _interval(score: Plain) -> tuple[float | None, float | None]:
-    return score.get("low"), score.get("high")

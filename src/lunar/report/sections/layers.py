@@ -83,7 +83,7 @@ def _plot(choice: Plain) -> Plot:
     layout = {
         "xaxis": axis("decoder layer", tickformat="d", dtick=max(1, len(profile) // 16), anchor="y2"),
         "yaxis": axis("share", domain=[0.45, 1], range=[0, 1.08]),
-        "yaxis2": axis("nats per token", domain=[0, 0.34], rangemode="tozero", anchor="x"),
+        "yaxis2": axis("nats per token", domain=[0, 0.34], rangemode="tozero", anchor="x", exponentformat="power"),
         "shapes": [{"type": "line", **mark, "line": {"color": AMBER, "width": 3}}],
         "hovermode": "closest",
     }

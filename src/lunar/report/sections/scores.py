@@ -83,6 +83,22 @@ def _plot(found: Scores, metrics: list[str]) -> Plot:
                     "hovertemplate": f"%{{y}}, {moment}: %{{customdata}}<extra></extra>",
                 }
             )
+        without = [inert(readable(split)) for split in found if split not in splits]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "text",
+                "name": "",
+                "meta": metric,
+                "visible": metric == metrics[0],
+                "x": [0.5] * len(without),
+                "y": without,
+                "text": ["no known answers to compare with"] * len(without),
+                "textfont": {"color": GREY},
+                "showlegend": False,
+                "hoverinfo": "skip",
+            }
+        )
     layout = {
         "xaxis": axis("", range=[-0.04, 1.04], dtick=0.25),
         "yaxis": names_axis([readable(split) for split in found]),
