@@ -331,6 +331,7 @@ def test_compare_measures_methods_alike_and_goes_on_where_it_was(here, checkpoin
     assert result.exit_code == 0, result.output
     assert {"original", "shift", "lunar-reference"} <= set(result.stdout.split())
     first = json.loads((here / "compared" / "comparison.json").read_text())
+    assert "plot-compared" in (here / "compared" / "report.html").read_text()
     again = json.loads(run(*arguments, "--methods", "lunar-reference,dpo", "--json").stdout)
     assert [cell["method"] for cell in again["cells"]] == ["original", "lunar-reference", "dpo"]
     assert again["cells"][:2] == [first["cells"][0], first["cells"][2]], "a finished cell was run again"
