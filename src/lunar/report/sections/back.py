@@ -26,7 +26,7 @@ from lunar.report.elements import (
 
 COUNTS_FROM = 0.15
 """What is beyond its control by this much has come back, where attacks.json does not say so itself."""
-KINDS = {"brings answers back": RED, "no more than its control": BLUE, "breaks the model, proves nothing": GREY}
+KINDS = {"brings answers back": RED, "hardly more than its control": BLUE, "breaks the model, proves nothing": GREY}
 
 
 def back(contents: Contents) -> Section | None:
