@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint tiny-model clean
+.PHONY: demo test lint docs tiny-model clean
 
 demo: $(VENV)/installed
 	$(BIN)/lunar demo
@@ -13,6 +13,11 @@ test: $(VENV)/installed-dev
 	$(BIN)/ruff format --check src tests experiments examples
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+# The documentation as a site, into site/; a broken link or an unknown name in it is an error.
+docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 # Retrains the embedded model and overwrites the weights in the package; about 25 minutes on 2 cores.
 tiny-model: $(VENV)/installed

@@ -18,7 +18,7 @@ from lunar import workflow
 from lunar.cli import app
 
 ARCHITECTURES = ("llama", "qwen2", "gemma", "mistral", "gpt2")
-FILES = {"edit.safetensors", "edit.json", "recipe.toml", "report.json"}
+FILES = {"edit.safetensors", "edit.json", "examples.json", "recipe.toml", "report.html", "report.json"}
 LEDGER = {"ledger.json", "record.jsonl", "record.key", "kept"}
 SECRET = "word11"
 FORGET = [
@@ -80,8 +80,14 @@ def test_unlearn_writes_a_folder_that_explains_itself(here, checkpoint, architec
     assert report["retain_source"] == "file"
     assert {"load", "forget", "retain", "solve", "answers"} <= set(report["seconds"])
     assert set(report["versions"]) == {"lunar", "torch", "transformers", "python"}
-    written = "".join((here / "edit" / name).read_text() for name in (FILES | LEDGER) - {"edit.safetensors", "kept"})
+    shown = {"report.html", "examples.json"}
+    named = (FILES | LEDGER) - {"edit.safetensors", "kept"} - shown
+    written = "".join((here / "edit" / name).read_text() for name in named)
     assert "word" not in written, "prompts or answers were written"
+    for name in shown:
+        text = (here / "edit" / name).read_text()
+        assert "word12" in text, "a retained question is shown"
+        assert not any(word in text for word in (SECRET, "word20", "word21", "word22")), "what was forgotten is shown"
     assert str(here) not in (here / "edit" / "report.json").read_text(), "an absolute path was written"
 
 
@@ -325,6 +331,7 @@ def test_compare_measures_methods_alike_and_goes_on_where_it_was(here, checkpoin
     assert result.exit_code == 0, result.output
     assert {"original", "shift", "lunar-reference"} <= set(result.stdout.split())
     first = json.loads((here / "compared" / "comparison.json").read_text())
+    assert "plot-compared" in (here / "compared" / "report.html").read_text()
     again = json.loads(run(*arguments, "--methods", "lunar-reference,dpo", "--json").stdout)
     assert [cell["method"] for cell in again["cells"]] == ["original", "lunar-reference", "dpo"]
     assert again["cells"][:2] == [first["cells"][0], first["cells"][2]], "a finished cell was run again"

@@ -41,6 +41,10 @@ def test_what_came_back_is_written_recorded_and_shown_without_a_word_of_it(ledge
         for one in said["run"]:
             assert {"value", "low", "high", "count"} <= set(one["forget"])
         assert {"attack": "typos", "reason": "not asked for"} in said["not_run"]
+    page = (ledger / "report.html").read_text()
+    assert found["verdict"] in page
+    assert '<section id="back"' in page
+    assert '<section id="scores"' in page
     assert run("verify", ledger).exit_code == 0
     output = " ".join(result.output.split())
     assert "what an attacker needs" in output
@@ -48,6 +52,7 @@ def test_what_came_back_is_written_recorded_and_shown_without_a_word_of_it(ledge
     assert found["verdict"] in output
     texts = [result.output, *((ledger / name).read_text() for name in ("attacks.json", "record.jsonl", "report.json"))]
     assert not any(word in text for text in texts for word in ("word", "city of", SECRET))
+    assert not any(word in page for word in (SECRET, "word20", "word21", "word22"))
 
 
 def test_results_go_with_the_edit_they_were_got_from(ledger):  # noqa: F811

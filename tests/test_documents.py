@@ -1,8 +1,9 @@
-"""What the README and the examples show is executed as it stands there."""
+"""What the README, the documentation and the examples show is executed as it stands there."""
 
 import re
 import runpy
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from lunar import Settings, load_model, unlearn
 from lunar.cli import app
 from lunar.evaluation import compare
 from lunar.records import read_records
-from lunar.tiny import world
+from lunar.tiny import WEIGHTS, world
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,11 +41,13 @@ def test_the_readmes_commands_run(tmp_path, monkeypatch):
     assert {path.name for path in Path("forgotten").iterdir()} == {
         "edit.json",
         "edit.safetensors",
+        "examples.json",
         "kept",
         "ledger.json",
         "recipe.toml",
         "record.jsonl",
         "record.key",
+        "report.html",
         "report.json",
     }
     row = '{"question": "Where was Joren Tolvane born?"}\n'
@@ -96,6 +99,61 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(marked_block("python"), "README.md", "exec"), {})
     assert (tmp_path / "my-edit" / "edit.safetensors").is_file()
+
+
+BLOCK = re.compile(r"(?:<!-- test: (?P<mark>\w+) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
+GUIDE = ("customer", "month", "serve", "robustness")
+"""The pages that go on where the one before left off, in one folder."""
+
+
+def run_block(mark, text, names):
+    """Execute a block: commands of the command line, Python, or files to be there (`$ cat NAME` and what it says)."""
+    if mark == "python":
+        exec(compile(text, "documentation", "exec"), names)
+    elif mark == "commands":
+        for line in text.splitlines():
+            result = CliRunner().invoke(app, shlex.split(line.removeprefix("$ lunar ")))
+            assert result.exit_code == 0, f"{line}\n{result.output}"
+    else:
+        for name, content in re.findall(r"^\$ cat (\S+)\n((?:[^$].*\n)*)", text, re.MULTILINE):
+            Path(name).write_text(content, encoding="utf-8")
+
+
+def test_the_guide_can_be_followed_from_page_to_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(WEIGHTS, "my-model")
+    names = {}
+    for page in GUIDE:
+        for found in BLOCK.finditer((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")):
+            run_block(found["mark"], found["text"], names)
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+    assert (tmp_path / "forgotten" / "attacks.json").is_file()
+
+
+@pytest.mark.parametrize("page", ["index", "extend"])
+def test_pages_that_stand_alone_run(page, monkeypatch):
+    from lunar.attacks import ATTACKS
+    from lunar.baselines import BASELINES
+    from lunar.metrics import METRICS
+
+    for registry in (ATTACKS, BASELINES, METRICS):
+        for name in ("words", "polite", "silence"):
+            monkeypatch.setitem(registry, name, None)  # so that what the page adds is gone again
+    names = {}
+    for found in BLOCK.finditer((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")):
+        if found["mark"]:
+            run_block(found["mark"], found["text"], names)
+    assert names
+
+
+def test_every_command_of_the_documentation_is_one_that_a_test_runs():
+    for path in (ROOT / "docs").glob("*.md"):
+        for found in BLOCK.finditer(path.read_text(encoding="utf-8")):
+            if found["kind"] == "console" and path.stem not in ("log", "results"):
+                runs = [line for line in found["text"].splitlines() if line.startswith("$ lunar")]
+                assert not runs or (found["mark"] == "commands" and path.stem in GUIDE), f"{path.name}: {runs}"
+            if found["kind"] == "python":
+                assert found["mark"] == "python", path.name
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)

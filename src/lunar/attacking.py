@@ -21,12 +21,14 @@ from lunar.prompts import default_retain_records, reference_records
 from lunar.recipe import Recipe, read_recipe
 from lunar.records import Record, deduplicate, sample
 from lunar.report import ATTACKS_FILE, REPORT_FILE, finite, short_name, to_json, versions
+from lunar.reporting import page_after
 from lunar.requests.store import Store
 from lunar.workflow import load, read_data
 
 if TYPE_CHECKING:
     from lunar.attacks import Ladder
     from lunar.models import LoadedModel
+    from lunar.requests.ledger import Ledger, Texts
     from lunar.requests.state import State
 
 RETAIN = 400
@@ -129,7 +131,7 @@ def attack_ledger(
             "seconds": round(time.perf_counter() - started, 1),
         }
         content = _content(ladder, about)
-        opened.note("attack", _entry(content, state), _files(opened.text(REPORT_FILE), content))
+        opened.note("attack", _entry(content, state), _files(ledger, opened, content))
     return content
 
 
@@ -223,12 +225,13 @@ def _asked(
 def _content(ladder: Ladder, about: Mapping[str, Any]) -> dict[str, Any]:
     """The content of attacks.json."""
     from lunar.attacks.attack import BUDGETS
-    from lunar.attacks.verdict import verdict
+    from lunar.attacks.verdict import EXCESS, verdict
 
     found = ladder.as_dict()
     return finite(
         {
             "verdict": verdict(ladder),
+            "excess_that_counts": EXCESS,
             **about,
             "budget": ladder.budget,
             "budget_allows": asdict(BUDGETS[ladder.budget]),
@@ -262,10 +265,13 @@ def _entry(content: Mapping[str, Any], state: State) -> dict[str, Any]:
     }
 
 
-def _files(report: str | None, content: Mapping[str, Any]) -> dict[str, str]:
-    """attacks.json, and report.json with a word of it where there is one."""
-    files = {ATTACKS_FILE: to_json(content)}
-    if report is not None:
+def _files(ledger: Path, opened: Ledger, content: Mapping[str, Any]) -> Texts:
+    """attacks.json, report.json with a word of it where there is one, and the page."""
+    files: dict[str, Any] = {ATTACKS_FILE: to_json(content)}
+    text = opened.text(REPORT_FILE)
+    report = {} if text is None else json.loads(text)
+    if text is not None:
         said = {"file": ATTACKS_FILE, "verdict": content["verdict"], "budget": content["budget"]}
-        files[REPORT_FILE] = to_json({**json.loads(report), "attacks": {**said, **run_and_not_run(content)}})
-    return files
+        report["attacks"] = {**said, **run_and_not_run(content)}
+        files[REPORT_FILE] = to_json(report)
+    return {**files, **page_after(ledger, opened.requests(), report=report, attacks=content)}

@@ -10,6 +10,7 @@
     lunar prompts MODEL --about "NAME" --output FILE    questions to forget, from a name
     lunar chat DIR                              before and after side by side, in the terminal
     lunar doctor                                what is installed, and what is missing
+    lunar report DIR                            write the page again that these and `compare` write
 
 Results go to standard output, progress and messages to standard error. Bad input is one sentence and exit code 2.
 """
@@ -23,9 +24,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lunar import cli_attack, cli_chat, cli_doctor, cli_prompts, cli_requests
+from lunar import cli_attack, cli_chat, cli_doctor, cli_prompts, cli_report, cli_requests
 from lunar.errors import LunarError
-from lunar.options import Device, Groups, Json, Quiet, Seed, print_json, stages
+from lunar.options import Device, Groups, Json, Quiet, Seed, ShowForget, print_json, stages
 from lunar.settings import Settings
 
 
@@ -50,6 +51,7 @@ app.add_typer(cli_attack.commands)
 app.add_typer(cli_prompts.commands)
 app.add_typer(cli_chat.commands)
 app.add_typer(cli_doctor.commands)
+app.add_typer(cli_report.commands)
 
 Model = Annotated[str, typer.Argument(help="A folder, a Hub id, or `tiny` (the embedded model).", show_default=False)]
 EditFolder = Annotated[Path | None, typer.Option("--edit", help="Output folder of `lunar unlearn`.")]
@@ -142,6 +144,7 @@ def unlearn(
     forget_moments: Annotated[
         bool, typer.Option("--forget-moments", help="Keep nothing of the request but its change: no undo.")
     ] = False,
+    show_forget: ShowForget = False,
     device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -159,7 +162,16 @@ def unlearn(
         decided = {"reference": reference, "target": target, "layer": layer, "strength": strength, "ridge": ridge}
         cli_requests.refuse_beside_ledger(decided | {"seed": seed, "from": recipe, "output": output})
         cli_requests.add(
-            Path(model), forget, retain, forget_group or (), name, forget_moments, device, as_json=as_json, quiet=quiet
+            Path(model),
+            forget,
+            retain,
+            forget_group or (),
+            name,
+            forget_moments,
+            device,
+            show_forget=show_forget,
+            as_json=as_json,
+            quiet=quiet,
         )
         return
     if output is None:
@@ -181,7 +193,13 @@ def unlearn(
         wanted = Recipe(model, forget, retain, reference or Recipe.reference, groups, Settings(**knobs))
     with stages(as_json, quiet or os.environ.get("RANK", "0") != "0") as progress:
         outcome = unlearn_files(
-            wanted, output, name=name, forget_moments=forget_moments, device=device, progress=progress
+            wanted,
+            output,
+            name=name,
+            forget_moments=forget_moments,
+            show_forget=show_forget,
+            device=device,
+            progress=progress,
         )
     if outcome is None:  # the first of several processes says what came of it
         return
@@ -304,7 +322,9 @@ def compare(
     else:
         from lunar.report import terminal
 
-        terminal.show(terminal.comparison_table(result["cells"]), f"Files: {output} (comparison.json, cells)")
+        terminal.show(
+            terminal.comparison_table(result["cells"]), f"Files: {output} (report.html, comparison.json, cells)"
+        )
 
 
 @app.command()

@@ -24,6 +24,7 @@ def add(
     forget_moments: bool,
     device: str | None,
     *,
+    show_forget: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -40,6 +41,7 @@ def add(
             name=name,
             retain=retain,
             forget_moments=forget_moments,
+            show_forget=show_forget,
             device=device,
             progress=progress,
         )

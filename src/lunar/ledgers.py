@@ -18,6 +18,7 @@ from lunar.progress import Progress
 from lunar.recipe import RECIPE_FILE, found_model, retained_source
 from lunar.records import Record, read_records, split_by_group
 from lunar.report import REPORT_FILE, build_report, check_exports, check_output, finite, short_name, to_json
+from lunar.reporting import page_after, page_files, recognised
 from lunar.requests.store import Store
 from lunar.workflow import load, timed
 
@@ -30,13 +31,15 @@ def add_files(
     name: str | None = None,
     retain: str | None = None,
     forget_moments: bool = False,
+    show_forget: bool = False,
     device: str | None = None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Add a request to a ledger; the content of its new report.json.
 
     `retain` names records whose names are put into neighbours of the request; the model does not see them. By default
-    it is the file that the ledger was started with, where that is still there.
+    it is the file that the ledger was started with, where that is still there. With `show_forget`, the page and
+    examples.json hold answers of the forget set.
     """
     store = Store.open(ledger)
     records = read_records(forget, "forget")
@@ -47,6 +50,7 @@ def add_files(
     model = found_model(str(shared["source"]), ledger / RECIPE_FILE)
     preflight.check_model(model, int(shared["site"]["layer"]), {"forget": records})
     from lunar.evaluation import compare_edits, scores_with_intervals, summary
+    from lunar.report.sections.recognised import NEIGHBOURS
     from lunar.requests import changes
     from lunar.requests.ledger import Ledger
 
@@ -63,14 +67,23 @@ def add_files(
         )
         with timed("answers", seconds):
             comparisons = compare_edits(loaded, opened.edit(), change.edit, {"forget": records}, progress=progress)
+            intervals = finite(scores_with_intervals(comparisons))
+            read = recognised(loaded, change.unlearned(), {"forget": records, NEIGHBOURS: change.beside}, progress)
         sources = {"model": short_name(model), "forget": short_name(forget)}
-        found, scores = change.unlearned(), summary(comparisons)
-        report = build_report(found, scores, state.shared.settings, seconds=seconds, sources=sources)
+        report = build_report(
+            change.unlearned(),
+            summary(comparisons),
+            state.shared.settings,
+            seconds=seconds,
+            sources=sources,
+            intervals=intervals,
+            recognised=read,
+        )
         report |= {"retain_source": "the ledger's sums", "request": asdict(change.request)}
         report["neighbour_names"] = change.entry["neighbours"]["names"]
         report["requests"] = [asdict(one) for one in change.requests]
-        files = {REPORT_FILE: to_json(report)}
-        opened.commit(change, files, {"scores": finite(scores_with_intervals(comparisons))})
+        shown = page_files(report, change.requests, opened.text(RECIPE_FILE), comparisons, show_forget=show_forget)
+        opened.commit(change, {REPORT_FILE: to_json(report), **shown}, {"scores": intervals})
     return report
 
 
@@ -90,7 +103,9 @@ def undo_request(ledger: Path, name: str) -> dict[str, Any]:
     opened = Ledger(ledger)
     with opened.locked():
         change = changes.undo(opened.state(), opened.request(name).name)
-        opened.commit(change, {REPORT_FILE: to_json(_undone(change.request.name, change.requests))})
+        report = _undone(change.request.name, change.requests)
+        shown = page_after(ledger, change.requests, report=report, attacks={}, examples=())
+        opened.commit(change, {REPORT_FILE: to_json(report), **shown})
     return _undone(change.request.name, change.requests)
 
 

@@ -16,6 +16,9 @@ Groups = Annotated[
     typer.Option("--forget-group", help="Forget this group of --forget; the others are retained. Repeatable."),
 ]
 Seed = Annotated[int, typer.Option(help="For whatever draws random numbers.")]
+ShowForget = Annotated[
+    bool, typer.Option("--show-forget", help="Let report.html show example answers about what was forgotten.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, and only the result itself.")]
 

@@ -21,6 +21,7 @@ from lunar.prompts import default_retain_records, reference_records
 from lunar.recipe import RECIPE_FILE, Recipe, digest, recipe_text
 from lunar.records import Record, check_disjoint, read_records, split_by_group
 from lunar.report import (
+    COMPARISON_FILE,
     REPORT_FILE,
     build_report,
     check_output,
@@ -30,6 +31,7 @@ from lunar.report import (
     to_json,
     versions,
 )
+from lunar.reporting import page_files, recognised, write_comparison
 from lunar.requests.store import is_ledger, settle
 from lunar.settings import HOLDOUT, RETAIN_ONLY, Settings, method_names
 
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from lunar.models import LoadedModel
 
 LOADING = "loading the model"
-CELLS, SEARCH, COMPARISON_FILE = "cells", "search", "comparison.json"
+CELLS, SEARCH = "cells", "search"
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,14 @@ def unlearn_files(
     *,
     name: str | None = None,
     forget_moments: bool = False,
+    show_forget: bool = False,
     device: str | None = None,
     progress: Progress,
 ) -> Outcome | None:
     """Carry out a recipe and write the output folder, a ledger with one request; see `lunar.requests`.
 
-    Of several processes (`lunar.processes`) the first writes, and the others return None.
+    With `show_forget`, example answers in examples.json and report.html are those of the forget set too. Of several
+    processes (`lunar.processes`) the first writes, and the others return None.
     """
     check_output(output)
     data = read_data(recipe)
@@ -97,7 +101,15 @@ def unlearn_files(
     with _together():
         try:
             return carry_out(
-                recipe, data, splits, output, name=name, forget_moments=forget_moments, device=device, progress=progress
+                recipe,
+                data,
+                splits,
+                output,
+                name=name,
+                forget_moments=forget_moments,
+                show_forget=show_forget,
+                device=device,
+                progress=progress,
             )
         except _Done:
             return None
@@ -124,6 +136,7 @@ def carry_out(
     *,
     name: str | None = None,
     forget_moments: bool = False,
+    show_forget: bool = False,
     device: str | None,
     progress: Progress,
     files: Mapping[str, str] | None = None,
@@ -138,6 +151,7 @@ def carry_out(
     from lunar.interrupted import saved_sums
     from lunar.models import site_at
     from lunar.processes import place
+    from lunar.report.sections.recognised import NEIGHBOURS
     from lunar.requests import changes
     from lunar.requests.ledger import write_first
     from lunar.weights import parameter_of
@@ -166,14 +180,18 @@ def carry_out(
         raise _Done
     with timed("answers", seconds):
         comparisons = compare(loaded, found.edit, splits, progress=progress)
-        scores = summary(comparisons)
+        scores, intervals = summary(comparisons), scores_with_intervals(comparisons)
+        read = recognised(loaded, found, {**splits, NEIGHBOURS: change.beside}, progress)
     known = {entry.name for entry in fields(Settings)}
     resolved = Settings(**{key: value for key, value in found.edit.settings.items() if key in known})
-    report = build_report(found, scores, resolved, seconds=seconds, sources=sources_of(recipe))
+    report = build_report(
+        found, scores, resolved, seconds=seconds, sources=sources_of(recipe), intervals=intervals, recognised=read
+    )
     done = replace(recipe, settings=resolved, fingerprint=found.edit.factors[0].fingerprint)
     with new_folder(output) as folder:
-        texts = {RECIPE_FILE: recipe_text(done, versions()), REPORT_FILE: to_json(report)}
-        write_first(folder, change, texts, {"scores": scores_with_intervals(comparisons)})
+        text = recipe_text(done, versions())
+        shown = page_files(report, change.requests, text, comparisons, show_forget=show_forget)
+        write_first(folder, change, {RECIPE_FILE: text, REPORT_FILE: to_json(report), **shown}, {"scores": intervals})
         for file, text in (files or {}).items():
             (folder / file).write_text(text, encoding="utf-8")
     saved.remove()
@@ -263,7 +281,7 @@ def compare_files(
     With `search` the settings of every method are the best of its few candidates at forgetting a part of the retain
     set, otherwise those of its paper. `holdout` names records like the forgotten ones that the model was never trained
     on, for membership inference. `output` gets a file per method under `cells` and all of them together in
-    `comparison.json`, whose content is returned. Where no answer is known, the model's own stands in for it.
+    `comparison.json`, whose content is returned, and in the page. Where no answer is known, the model's own stands in.
     """
     names = method_names(methods)
     if retain_only is not None:
@@ -300,6 +318,7 @@ def compare_files(
         "versions": versions(),
     }
     (output / COMPARISON_FILE).write_text(to_json(finite(result)), encoding="utf-8")
+    write_comparison(output)
     return result
 
 

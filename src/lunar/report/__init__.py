@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from lunar.settings import Settings
 
 REPORT_FILE, ATTACKS_FILE = "report.json", "attacks.json"
+PAGE_FILE, EXAMPLES_FILE, COMPARISON_FILE = "report.html", "examples.json", "comparison.json"
+
+SHOWN = 100
+"""Gate values per set of prompts that report.json keeps."""
 
 
 def versions() -> dict[str, str]:
@@ -42,6 +46,8 @@ def build_report(
     *,
     seconds: Mapping[str, float] | None = None,
     sources: Mapping[str, str] | None = None,
+    intervals: Mapping[str, Any] | None = None,
+    recognised: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, Any]:
     """The content of report.json.
 
@@ -51,6 +57,8 @@ def build_report(
         settings: as asked for; the layer and tail that were chosen are filled in.
         seconds: time of stages beyond those of the method, such as loading and answering.
         sources: what the model and the data are called, as the report is to say it (`short_name`: no paths).
+        intervals: of the scores, as `lunar.evaluation.scores_with_intervals` gives them.
+        recognised: gate values by set of prompts.
     """
     from dataclasses import asdict
 
@@ -59,6 +67,7 @@ def build_report(
     return finite(
         {
             **summary,
+            "intervals": _ends(intervals or {}),
             "counts": dict(unlearned.counts),
             "retain_source": "built-in prompts" if unlearned.builtin_retain else "file",
             "sources": dict(sources or {}),
@@ -73,6 +82,7 @@ def build_report(
             "gate": {
                 "values": _statistics(unlearned.gate.values.tolist()),
                 "leave_one_out": _statistics(unlearned.gate.leave_one_out.tolist()),
+                "distributions": {name: _distribution(values) for name, values in (recognised or {}).items() if values},
             },
             "choice": unlearned.choice.as_dict() if unlearned.choice else None,
             "resumed": dict(unlearned.resumed),
@@ -90,6 +100,28 @@ def _statistics(values: Sequence[float]) -> dict[str, float]:
         "minimum": min(values),
         "median": statistics.median(values),
         "share_below_half": sum(value < 0.5 for value in values) / len(values),
+    }
+
+
+def _distribution(values: Sequence[float]) -> dict[str, Any]:
+    """At most `SHOWN` of the values, spread evenly over their order."""
+    ordered, shown = sorted(values), min(SHOWN, len(values))
+    places = [round(index * (len(ordered) - 1) / max(1, shown - 1)) for index in range(shown)]
+    return {
+        "count": len(ordered),
+        "above_half": sum(value > 0.5 for value in ordered) / len(ordered),
+        "values": [round(ordered[place], 3) for place in places],
+    }
+
+
+def _ends(intervals: Mapping[str, Any]) -> dict[str, Any]:
+    """Lower and upper end by split, metric and moment."""
+    return {
+        split: {
+            metric: {moment: [score["low"], score["high"]] for moment, score in moments.items()}
+            for metric, moments in metrics.items()
+        }
+        for split, metrics in intervals.items()
     }
 
 

@@ -25,7 +25,7 @@ def attacked(content: Mapping[str, Any], folder: Path) -> RenderableType:
     return Group(
         *table,
         *(Text(line) for line in (*_counts(content), *_not_run(content))),
-        Text(f"Files: {folder} (attacks.json, report.json, record.jsonl)"),
+        Text(f"Files: {folder} (report.html, attacks.json, report.json, record.jsonl)"),
         Text(content["verdict"], style="bold"),
     )
 

@@ -172,7 +172,8 @@ def files(folder: Path, model: str) -> Text:
     """Where the output is and how to try it."""
     command = shlex.join(["lunar", "ask", model, "--edit", str(folder)])
     return Text(
-        f'Files: {folder} (edit.safetensors, edit.json, recipe.toml, report.json)\nTry it: {command} "a question"'
+        f"Files: {folder} (report.html, edit.safetensors, edit.json, recipe.toml, report.json)\n"
+        f'Try it: {command} "a question"'
     )
 
 

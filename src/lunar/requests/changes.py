@@ -197,7 +197,7 @@ def _joined(
     entry["neighbours"] = {"count": len(beside), "names": "given" if names_from else "invented"}
     counts = {"forget_prompts": len(forget), "neighbour_prompts": len(beside), **rows}
     found = Unlearned(edit, gate, shared.site, counts, work.seconds, shared.builtin_retain, resumed=dict(work.resumed))
-    return Change(action, request, requests, shared, edit, entry, written, found=found)
+    return Change(action, request, requests, shared, edit, entry, written, beside=tuple(beside), found=found)
 
 
 def _check_model(shared: Shared, loaded: LoadedModel, site: Site) -> None:

@@ -29,7 +29,7 @@ from lunar.models import LoadedModel
 from lunar.progress import Progress
 from lunar.prompts import default_retain_records
 from lunar.records import Record
-from lunar.report import ATTACKS_FILE, new_folder, versions
+from lunar.report import ATTACKS_FILE, EXAMPLES_FILE, PAGE_FILE, new_folder, versions
 from lunar.requests import changes
 from lunar.requests.changes import BASE_FILE
 from lunar.requests.parts import Base, Joint, Part
@@ -40,6 +40,10 @@ from lunar.settings import Settings
 from lunar.solve import Solution
 
 Read = TypeVar("Read")
+Texts = Mapping[str, str | Callable[[str], str]]
+"""Texts by fixed name; a function makes one of them from the record as it will be."""
+OF_ONE_EDIT = (ATTACKS_FILE, EXAMPLES_FILE, PAGE_FILE)
+"""What holds for the edit that it was made with: dropped by a change that does not bring it anew."""
 
 
 class Ledger:
@@ -192,18 +196,15 @@ class Ledger:
         """Where the names of neighbours come from where nobody says."""
         return default_retain_records(forget) if self.shared.builtin_retain else ()
 
-    def commit(
-        self, change: Change, files: Mapping[str, str] | None = None, entry: Mapping[str, Any] | None = None
-    ) -> None:
+    def commit(self, change: Change, files: Texts | None = None, entry: Mapping[str, Any] | None = None) -> None:
         """Write a change. `files` are texts by fixed name (report.json), `entry` is added to the record's entry."""
         _commit(self._store, change, files or {}, entry or {})
 
-    def note(self, action: str, entry: Mapping[str, Any], files: Mapping[str, str] | None = None) -> None:
+    def note(self, action: str, entry: Mapping[str, Any], files: Texts | None = None) -> None:
         """Add an entry to the record and change no request. `files` are texts by fixed name, written along with it."""
         text = appended(_record_text(self._store), action, {"versions": versions(), **entry})
         content = {**self._store.content, "record": _head(text)}
-        texts = {**(files or {}), RECORD_FILE: text}
-        self._store.commit(content, {name: text_writer(one) for name, one in texts.items()})
+        self._store.commit(content, _writers(files or {}, text))
 
     def text(self, name: str) -> str | None:
         """A file of the ledger, after a look at its hash; None where the ledger has none of that name."""
@@ -220,27 +221,32 @@ class Ledger:
 
 
 def write_first(
-    folder: Path, change: Change, files: Mapping[str, str] | None = None, entry: Mapping[str, Any] | None = None
+    folder: Path, change: Change, files: Texts | None = None, entry: Mapping[str, Any] | None = None
 ) -> None:
     """Write the ledger that a change starts into an empty folder that nobody else knows yet."""
     _commit(Store(folder), change, files or {}, entry or {})
 
 
-def _commit(store: Store, change: Change, files: Mapping[str, str], entry: Mapping[str, Any]) -> None:
+def _commit(store: Store, change: Change, files: Texts, entry: Mapping[str, Any]) -> None:
     edit = change.edit.files()
     hashes = {"before": _edit_hash(store), "after": hashlib.sha256(edit[WEIGHTS_FILE]).hexdigest()}
     said = {"versions": versions(), **change.entry, "edit": hashes, **entry}
     text = appended(_record_text(store), change.action, said)
     written: dict[str, Writer] = dict(change.written)
     written |= {name: _bytes_writer(content) for name, content in edit.items()}
-    written |= {name: text_writer(content) for name, content in {**files, RECORD_FILE: text}.items()}
+    written |= _writers(files, text)
     content = {
         "shared": change.shared.as_dict(),
         "requests": [asdict(one) for one in change.requests],
         "record": _head(text),
     }
-    # What attacks found holds for the edit that they were run on.
-    store.commit(content, written, (*change.dropped, ATTACKS_FILE))
+    store.commit(content, written, (*change.dropped, *(name for name in OF_ONE_EDIT if name not in files)))
+
+
+def _writers(files: Texts, record: str) -> dict[str, Writer]:
+    """Writers of the texts, and of the record."""
+    texts = {name: text if isinstance(text, str) else text(record) for name, text in files.items()}
+    return {name: text_writer(text) for name, text in {**texts, RECORD_FILE: record}.items()}
 
 
 def _record_text(store: Store) -> str:

@@ -10,6 +10,7 @@ from lunar.edit import Edit
 from lunar.errors import LunarError
 from lunar.method import Unlearned
 from lunar.models import Site
+from lunar.records import Record
 from lunar.requests.parts import Joint
 from lunar.requests.store import KEPT, Writer
 from lunar.settings import Settings
@@ -86,6 +87,7 @@ class Change:
         entry: what the record will say.
         written: kept files to write, by name.
         dropped: kept files to remove.
+        beside: the neighbours that were pinned, for whoever measures; they are not kept.
         found: the change for a report; None after an undo.
     """
 
@@ -97,6 +99,7 @@ class Change:
     entry: dict[str, Any]
     written: Mapping[str, Writer] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
+    beside: tuple[Record, ...] = ()
     found: Unlearned | None = None
 
     def unlearned(self) -> Unlearned:
