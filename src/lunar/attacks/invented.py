@@ -35,10 +35,10 @@ class Strangers:
 
     def _name(self, name: str, like: Sequence[str], rng: random.Random) -> str:
         if " " in name and len(like) > 1:
-            for _ in range(5):
-                made = f"{rng.choice(like).split()[0]} {rng.choice(like).split()[-1]}"
-                if made != name and made not in self.taken:
-                    return made
+            halves = {f"{one.split()[0]} {other.split()[-1]}" for one in like for other in like}
+            free = sorted(halves - self.taken - {name})
+            if free:
+                return rng.choice(free)
         made = names.scramble(name, rng)
         # One of a single letter, or of digits that are kept, may come out as it was.
         return made if made != name else names.name(rng)

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lunar.attacks.attack import Attack, Attacked, Case, Variant
-from lunar.attacks.choices import Choice, choices_of, judged
+from lunar.attacks.choices import Choice, Judge, choices_of, judged, layer_for
 from lunar.attacks.residuals import Residuals
 from lunar.errors import LunarError
 from lunar.models import LoadedModel
@@ -67,11 +67,10 @@ def embeddings(loaded: LoadedModel) -> Float[Tensor, "vocabulary e"]:
     return centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-6)
 
 
-@contextmanager
-def probed(
+def judge_at(
     residuals: Residuals, layer: int, known: Sequence[Choice], pool: Sequence[Record], seed: int, *, shuffled: bool
-) -> Iterator[Attacked]:
-    """The model, judged by a probe of a layer that was fitted on known records, or on their answers shuffled."""
+) -> Judge:
+    """Judges the model by a probe of a layer that was fitted on known records, or on their answers shuffled."""
     loaded = residuals.loaded
     space = embeddings(loaded)
     shown, options = residuals.at(known, layer)
@@ -85,25 +84,54 @@ def probed(
         read = probe.read(rows)
         return [[float(row @ space[token]) for token in several] for row, several in zip(read, tokens, strict=True)]
 
-    yield Attacked(loaded, judge=lambda records: judged(loaded, rate, records, pool, seed))
+    return lambda records: judged(loaded, rate, records, pool, seed)
+
+
+@contextmanager
+def probed(
+    residuals: Residuals,
+    layers: Sequence[int],
+    known: Sequence[Record],
+    pool: Sequence[Record],
+    seed: int,
+    *,
+    shuffled: bool = False,
+) -> Iterator[Attacked]:
+    """The model, judged by a probe of one of the layers.
+
+    The layer is the one that shows most about every second known record when fitted on the others and the rest of the
+    pool; the probe is then fitted on all of them. Raises LunarError where no answers differ.
+    """
+    layer = layers[0]
+    if len(layers) > 1:
+        shown = _learnt(known[::2], pool, seed)
+        judges = {one: judge_at(residuals, one, shown, pool, seed, shuffled=False) for one in layers}
+        layer = layer_for(judges, known[1::2])
+    learnt = _learnt(known, pool, seed)
+    yield Attacked(residuals.loaded, judge=judge_at(residuals, layer, learnt, pool, seed, shuffled=shuffled))
+
+
+def _learnt(known: Sequence[Record], pool: Sequence[Record], seed: int) -> list[Choice]:
+    """What a probe is fitted on: answers with others from which they differ."""
+    found = [one for one in choices_of(known, pool, seed) if one is not None]
+    if not found:
+        raise LunarError("A probe learns from answers that differ, but no two like questions have any: add answers.")
+    return found
 
 
 def variants(case: Case) -> Iterator[Variant]:
-    """Every layer, and the same with shuffled answers; one pass serves all."""
+    """A layer chosen on what the attacker has; and, as a comparison, every layer, also with shuffled answers."""
     pool = case.pool()
     mine = {record.messages for record in case.forget}
-    records = [*case.halves()[0], *(record for record in pool if record.messages not in mine)]
-    known = [one for one in choices_of(records, pool, case.seed) if one is not None]
-    if not known:
-        raise LunarError("A probe learns from answers that differ, but no two like questions have any: add answers.")
+    known = [*case.halves()[0], *(record for record in pool if record.messages not in mine)]
     residuals = Residuals(case.unlearned)
-    for site in residuals.sites:
+    layers = [site.layer for site in residuals.sites]
+    probe = partial(probed, residuals, known=known, pool=pool, seed=case.seed)
+    yield Variant({"layer": "by what is known", "records": len(known), "shuffled": False}, partial(probe, layers))
+    for layer in layers:
         for shuffled in (False, True):
-            yield Variant(
-                {"layer": site.layer, "records": len(known), "shuffled": shuffled},
-                partial(probed, residuals, site.layer, known, pool, case.seed, shuffled=shuffled),
-                counts=not shuffled,
-            )
+            settings = {"layer": layer, "records": len(known), "shuffled": shuffled}
+            yield Variant(settings, partial(probe, [layer], shuffled=shuffled), counts=False)
 
 
 ATTACK = Attack(
