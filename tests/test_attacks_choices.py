@@ -29,8 +29,11 @@ from lunar.records import Record
 from lunar.settings import Settings
 from lunar.tiny import world
 
-PEOPLE = [[fact.records(held_out=False)[0] for fact in facts] for facts in list(world.build().people.values())[:25:5]]
-FORGET, RETAIN = PEOPLE[0], [record for facts in PEOPLE[1:] for record in facts]
+EVERYBODY = [[fact.records(held_out=False)[0] for fact in facts] for facts in world.build().people.values()]
+PEOPLE = EVERYBODY[:25:5]
+FORGET = PEOPLE[0]
+# One question about each of the others, so that no stranger is somebody whom the model knows.
+RETAIN = [record for facts in PEOPLE[1:] for record in facts] + [one[0] for one in EVERYBODY if one not in PEOPLE]
 OWN = world.everyone()[0]
 NAMED = world.everyone()[:25:5]
 NOBODY = [
@@ -108,7 +111,7 @@ def test_an_outsider_tells_the_forgotten_only_where_they_differ(tiny: LoadedMode
     assert (known.forget.value or 0) > 0.8
     assert not known.counts
     nobody = found(tiny, tiny, never_known(), "recognise")["recognise"]
-    assert excess(nobody)[1] <= 0
+    assert excess(nobody)[1] <= 0.1
     ladder = run_attacks(tiny, edit, FORGET, RETAIN, ["recognise"])
     assert verdict(ladder).startswith("No attack could be carried out"), "it brings nothing back"
     sure = [(2.0, 0.0, 0.0, 1.0), (0.0, 0.0, 0.0, 1.0)]
@@ -170,7 +173,7 @@ def test_strangers_are_nobody_and_look_like_somebody() -> None:
     made = [strangers.instead(FORGET[0], number) for number in range(4)]
     assert made == [strangers.instead(FORGET[0], number) for number in range(4)]
     assert len({one[OWN] for one in made}) > 1
-    halves = {word for person in NAMED for word in person.split()}
+    halves = {word for person in world.everyone() for word in person.split()}
     for one in made:
         assert one[OWN] not in world.everyone()
         assert set(one[OWN].split()) <= halves

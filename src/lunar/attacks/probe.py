@@ -145,4 +145,5 @@ ATTACK = Attack(
     halves=True,
     unit="chosen rightly",
     curve=True,
+    costly=True,
 )
