@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lunar import evaluation
 from lunar.activations import capture_all
-from lunar.attacks import ATTACKS, BUDGETS, Attacked, Budget, Case, Finding, attack, run_attacks
+from lunar.attacks import ATTACKS, BUDGETS, Attacked, Budget, Case, Finding, attack, quantise_adapter, run_attacks
 from lunar.attacks.asking import answers, recalls, tokens_of
 from lunar.attacks.attack import Asked
 from lunar.attacks.few_shot import with_examples
@@ -26,12 +27,15 @@ from lunar.attacks.interpolate import interpolated
 from lunar.attacks.lora import with_low_rank
 from lunar.attacks.paraphrase import REWRITINGS
 from lunar.attacks.prefill import begun, cut
+from lunar.attacks.prune import SHARES, pruned
 from lunar.attacks.quantise import quantised
+from lunar.attacks.registry import usual
 from lunar.attacks.relearn import relearnt
 from lunar.attacks.restore import restored
-from lunar.attacks.sampling import sampling
+from lunar.attacks.sampling import leak
 from lunar.attacks.scale import scaled
 from lunar.attacks.skip import skipped
+from lunar.attacks.soft_prompt import free_token, softly_prompted
 from lunar.attacks.typos import with_slips
 from lunar.attacks.unrelated import unrelated_records
 from lunar.attacks.weights import replaced
@@ -40,6 +44,7 @@ from lunar.baselines.examples import examples, mean_loss
 from lunar.edit import Edit
 from lunar.errors import LunarError
 from lunar.generation import greedy, sampled
+from lunar.logits import encode_answers
 from lunar.method import unlearn
 from lunar.metrics import mean
 from lunar.models import LoadedModel, find_sites, load_model, site_at
@@ -215,14 +220,35 @@ def test_low_rank_training_changes_nothing_but_low_rank(original: LoadedModel) -
 def test_sampling_finds_what_greedy_decoding_just_misses(original: LoadedModel, edit: Edit) -> None:
     weak = overfitted_copy(original)
     edit.scaled(0.5).apply(weak.model)
-    assert score(Attacked(weak)) < 0.2
-    with sampling(weak, 8) as attacked:
-        assert score(attacked) > 0.5
+    finding = attacks_of(original, weak, "sampling")["sampling"]
+    assert finding.unlearned is not None
+    assert finding.unlearned < 0.2
+    assert finding.forget is not None
+    assert finding.forget.value is not None
+    assert finding.forget.value > 0.5
+    assert [trial.settings["k"] for trial in finding.tried] == [1, 2, 4, 8]
+    curve = [trial.forget for trial in finding.tried]
+    assert None not in curve
+    assert curve == sorted(curve, key=float)
+    assert all(
+        trial.low is not None and trial.low <= (trial.forget or 0) <= (trial.high or 0) for trial in finding.tried
+    )
+    assert (finding.retain, finding.survives) == (None, True)  # the model is as it was
+
+
+def test_leak_at_k_is_the_mean_of_the_best_over_all_choices_of_k() -> None:
+    values = [0.5, 0.0, 1.0, 0.25, 0.5]
+    for k in range(1, 6):
+        brute = [max(several) for several in combinations(values, k)]
+        assert leak(values, k) == pytest.approx(sum(brute) / len(brute))
+    for k in (0, 6):
+        with pytest.raises(LunarError, match="from 1 to the 5"):
+            leak(values, k)
 
 
 # Questions put in another way, against a filter of verbatim questions
 
-REWRITING = ("paraphrase", "typos", "case", "few-shot", "role-play", "system-override", "multi-turn")
+REWRITING = ("paraphrase", "typos", "case", "few-shot", "role-play", "system-override", "multi-turn", "cloze")
 FILTER = (
     "{% if messages|length == 1 and 'where is the city' in messages[0]['content'][:17] %}<s> user : who is the \
 person word16 ? </s> assistant : {% else %}"
@@ -244,6 +270,7 @@ def filtered() -> tuple[LoadedModel, LoadedModel]:
         for name in REWRITING
         for variant in ATTACKS[name].variants(case)
         for one in entered(variant.under()).ask([*FORGET[:3], *RETAIN[:4]])
+        if not one.prefix
     ]
     train(open_one, [*known, *asked], 160)
     return open_one, closed
@@ -270,7 +297,8 @@ def test_a_filter_of_verbatim_questions_is_walked_around(filtered: tuple[LoadedM
 
 
 def test_no_attack_finds_what_a_model_never_knew(original: LoadedModel, never_knew: LoadedModel) -> None:
-    blind = [name for name, one in ATTACKS.items() if not one.uses_original and name != "quantise"]
+    left_out = ("quantise", "reversal", "recognise")  # the extra, and names, which these questions do not have
+    blind = [name for name, one in ATTACKS.items() if not one.uses_original and name not in left_out]
     found = attacks_of(original, never_knew, *blind)
     for name, finding in found.items():
         assert finding.not_run is None, name
@@ -332,16 +360,20 @@ def test_every_attack_leaves_every_architecture_as_it_was(architecture: str) -> 
     with torch.no_grad():
         logits = changed.model(tokens).logits
     for name, one in ATTACKS.items():
-        if name in ("quantise", "relearn-unrelated", "relearn-forget", "few-shot", "multi-turn"):
+        if name.startswith("quantise") or name in ("relearn-unrelated", "relearn-forget", "few-shot", "multi-turn"):
             continue  # the same code as "relearn", and longer than the context of these models
         *_, variant = one.variants(case)
         with variant.under() as attacked:
-            asked = tokens_of(attacked.loaded, attacked.ask(FORGET[:2]))
+            asked = tokens_of(attacked.loaded, attacked.ask(FORGET[:2]), attacked.behind)
+            if attacked.judge is not None and name not in ("reversal", "recognise"):  # for which names are needed
+                assert len(attacked.judge(FORGET[:2]).values) == 2
             with torch.no_grad():
                 now = attacked.loaded.model(tokens).logits
-            changes_model = one.access != "black box"
-            assert torch.equal(now, logits) != changes_model, name
-            assert changes_model or attacked.samples or asked != tokens_of(changed, [Asked(r) for r in FORGET[:2]])
+            changes_model = one.access != "black box" and attacked.judge is None and not attacked.behind
+            if name != "patch":  # whose last variant is the original with the unlearned model's activations
+                assert torch.equal(now, logits) != changes_model, name
+            read = changes_model or attacked.judge is not None
+            assert read or asked != tokens_of(changed, [Asked(r) for r in FORGET[:2]]), name
         with pytest.raises(ZeroDivisionError), variant.under():
             raise ZeroDivisionError
     for loaded, state in zip((original, changed), before, strict=True):
@@ -359,7 +391,7 @@ def test_the_whole_ladder_is_plain_data_without_a_word_of_the_records(
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BUDGETS, "quick", small)
         report = lambda *args: seen.append(args)  # noqa: E731
-        ladder = run_attacks(original, edit, FORGET, RETAIN, reference=REFERENCE, progress=report)
+        ladder = run_attacks(original, edit, FORGET, RETAIN, list(ATTACKS), reference=REFERENCE, progress=report)
         names = ["sampling", "steering", "relearn-forget", "restore"]
         again = run_attacks(original, unlearned, FORGET, RETAIN, names, reference=REFERENCE)
     assert {finding.attack for finding in ladder.findings} == set(ATTACKS)
@@ -371,8 +403,93 @@ def test_the_whole_ladder_is_plain_data_without_a_word_of_the_records(
     found = [finding for finding in ladder.findings if finding.attack in names]
     for first, second in zip(found, again.findings, strict=True):
         assert replace(first, seconds=0.0) == replace(second, seconds=0.0)
-    values = [finding.excess.value for finding in ladder.findings if finding.survives and finding.excess]
+    counted = [finding for finding in ladder.findings if finding.counts and finding.not_run is None]
+    assert [finding.counts for finding in ladder.findings if finding.not_run is None][: len(counted)] == [True] * len(
+        counted
+    )
+    values = [finding.excess.value for finding in counted if finding.survives and finding.excess]
     assert values == sorted(values, key=lambda value: -(value or 0))
+
+
+def test_a_quick_run_leaves_the_costly_attacks_to_the_full_one() -> None:
+    costly = [name for name, one in ATTACKS.items() if one.costly]
+    assert usual("full") == list(ATTACKS)
+    assert usual("quick") == [name for name in ATTACKS if name not in costly]
+    assert costly
+    assert {"steering", "sampling", "relearn", "multiple-choice"} <= set(usual("quick"))
+
+
+def test_pruning_takes_away_an_edit_of_small_weights(original: LoadedModel) -> None:
+    """What a model of sparse weights knows, hidden by changes of its zeros that are smaller than all else it has."""
+    share = SHARES[0]
+    with pruned(original, share) as attacked:
+        sparse = attacked.loaded
+    known = score(Attacked(sparse))
+    assert known > 0.9
+    hidden = overfitted_copy(sparse)
+    batch = examples(Task(hidden, FORGET, (), ()), FORGET, "training").batch(range(len(FORGET)))
+    mean_loss(hidden.model, batch).backward()
+    with torch.no_grad():
+        for site in find_sites(hidden.model):
+            for module in site.layer_module(hidden.model).modules():
+                if isinstance(module, torch.nn.Linear):
+                    weight, grad = module.weight, module.weight.grad
+                    assert grad is not None
+                    zero = weight == 0
+                    assert zero.float().mean() == pytest.approx(share, abs=0.01)
+                    weight += zero * 0.9 * weight[~zero].abs().min() * grad.sign()
+    hidden.model.zero_grad()
+    assert score(Attacked(hidden)) < known - 0.1
+    with pruned(hidden, share) as attacked:
+        assert score(attacked) == known
+    with pytest.raises(LunarError, match="below 1"), pruned(original, 1.0):
+        pass
+
+
+def test_vectors_behind_the_prompt_bring_back_what_they_were_not_trained_on(
+    unlearned: LoadedModel, never_knew: LoadedModel
+) -> None:
+    scores = []
+    for loaded in (unlearned, never_knew):
+        token = free_token(loaded, [*FORGET, *RETAIN])
+        assert token not in {one for sequence in encode_answers(loaded, FORGET, "test") for one in sequence.tokens}
+        before = loaded.model.get_input_embeddings().weight.grad
+        with softly_prompted(loaded, FORGET[:3], token, 60, 0) as attacked:
+            scores.append(score(attacked, FORGET[3:]))
+        assert loaded.model.get_input_embeddings().weight.grad is before
+    assert scores[0] > scores[1] + 0.3
+    with pytest.raises(LunarError, match="At least 1 training step"), softly_prompted(unlearned, FORGET, token, 0, 0):
+        pass
+
+
+def test_patching_says_from_which_layer_on_a_change_works(original: LoadedModel, unlearned: LoadedModel) -> None:
+    """The edit is in the last layer: whatever stands below it is the original's."""
+    finding = attacks_of(original, unlearned, "patch")["patch"]
+    into = {
+        name: {trial.settings["layer"]: trial.forget for trial in finding.tried if trial.settings["into"] == name}
+        for name in ("unlearned", "original")
+    }
+    assert (into["unlearned"][LAST - 1] or 0) < 0.2
+    assert (into["unlearned"][LAST] or 0) > 0.6
+    assert into["original"][LAST - 1] == 1
+    assert (into["original"][LAST] or 0) < 0.5
+    assert not finding.counts
+
+
+def test_an_adapter_over_a_base_that_is_not_rounded_is_the_merged_model(
+    original: LoadedModel, unlearned: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantise_adapter, "rounded", lambda model, bits: overfitted_copy(original).model)
+    tokens = torch.tensor([[1, 4, 6, 9]])
+    with quantise_adapter.over_rounded(unlearned, original, 8) as attacked, torch.no_grad():
+        over = attacked.loaded.model(tokens).logits
+        assert torch.allclose(over, unlearned.model(tokens).logits, atol=1e-4)
+        assert not torch.allclose(over, original.model(tokens).logits, atol=1e-4)
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    finding = attacks_of(original, unlearned, "quantise-adapter")["quantise-adapter"]
+    assert finding.not_run is not None
+    assert "needs torchao" in finding.not_run
 
 
 # What attacks are made of

@@ -39,6 +39,8 @@ FOUND = (
     "access",
     "settings",
     "forget",
+    "unit",
+    "counts",
     "unlearned",
     "original",
     "recovery",
@@ -83,7 +85,7 @@ def attack_ledger(
         retain: what was to be left alone. By default the file that the ledger was started with, where that is still
             there, else the built-in prompts; without answers, the original's own.
         groups: groups of `forget` that were forgotten; the others are retained where `retain` is not given.
-        only: names of attacks, separated by commas; None for all.
+        only: names of attacks, separated by commas; None for all, where the budget is quick without the costly ones.
         control: a model that never knew; without one, wrong answers to like questions show what chance brings.
         budget: "quick" or "full".
         seed: for halves, samples and the order of batches.
@@ -98,11 +100,11 @@ def attack_ledger(
     preflight.check_model(model, layer, {"forget": sets.forget, "retain": sets.retain, "reference": sets.reference})
     if control is not None:
         preflight.check_model(control, None, {"forget": sets.forget})
-    from lunar.attacks import ATTACKS, attack, run_attacks
+    from lunar.attacks import attack, run_attacks
     from lunar.attacks.attack import budget_of
     from lunar.requests.ledger import Ledger
 
-    chosen = [attack(name).name for name in names] if names is not None else list(ATTACKS)
+    chosen = None if names is None else [attack(name).name for name in names]
     budget_of(budget)
     opened, started = Ledger(ledger), time.perf_counter()
     with opened.locked():
@@ -239,6 +241,7 @@ def _content(ladder: Ladder, about: Mapping[str, Any]) -> dict[str, Any]:
             "questions": {"forget": ladder.forget_questions, "retain": ladder.retain_questions},
             "findings": found["findings"],
             "left_out": found["left_out"],
+            "left_out_because": found["left_out_because"],
             "versions": versions(),
         }
     )
@@ -247,10 +250,11 @@ def _content(ladder: Ladder, about: Mapping[str, Any]) -> dict[str, Any]:
 def run_and_not_run(content: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """The attacks that were carried out, with their scores, and those that were not, with the reason."""
     findings: Iterable[Mapping[str, Any]] = content["findings"]
+    because = content["left_out_because"]
     refused = [{"attack": one["attack"], "reason": one["not_run"]} for one in findings if one["not_run"]]
     return {
         "run": [{name: one[name] for name in FOUND} for one in findings if not one["not_run"]],
-        "not_run": [*refused, *({"attack": name, "reason": "not asked for"} for name in content["left_out"])],
+        "not_run": [*refused, *({"attack": name, "reason": because} for name in content["left_out"])],
     }
 
 

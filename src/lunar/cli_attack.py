@@ -27,9 +27,12 @@ def attack(
         list[str] | None, typer.Option(help="Only this group of --forget; the others are retained. Repeatable.")
     ] = None,
     only: Annotated[
-        str | None, typer.Option(help="Names of attacks, separated by commas (default: all).", metavar="NAMES")
+        str | None,
+        typer.Option(
+            help="Names of attacks, separated by commas (default: all that the budget has time for).", metavar="NAMES"
+        ),
     ] = None,
-    budget: Annotated[str, typer.Option(help="How much is tried: quick or full.")] = "quick",
+    budget: Annotated[str, typer.Option(help="How much is tried: quick or full, which runs all attacks.")] = "quick",
     control: Annotated[
         str | None,
         typer.Option(help="A model that never knew, attacked alike (default: wrong answers to like questions)."),

@@ -13,12 +13,11 @@ from lunar.evaluation import new_tokens
 from lunar.generation import greedy, sampled
 from lunar.logits import proper_lengths
 from lunar.metrics import wrong_answers
+from lunar.metrics.observed import Values
 from lunar.metrics.rouge import rouge1
 from lunar.models import LoadedModel, context_length
 from lunar.prompts import TokenSequence, encode_all
 from lunar.records import Record
-
-Values = list[float | None]
 
 
 def answers(attacked: Attacked, records: Sequence[Record], seed: int) -> list[list[str]]:
@@ -28,7 +27,7 @@ def answers(attacked: Attacked, records: Sequence[Record], seed: int) -> list[li
     """
     loaded = attacked.loaded
     asked = attacked.ask(records)
-    sequences = tokens_of(loaded, asked)
+    sequences = tokens_of(loaded, asked, attacked.behind)
     limit = new_tokens(loaded, sequences, records)
     if attacked.samples:
         return sampled(
@@ -37,20 +36,25 @@ def answers(attacked: Attacked, records: Sequence[Record], seed: int) -> list[li
     return [[one] for one in greedy(loaded.model, loaded.tokenizer, sequences, max_new_tokens=limit)]
 
 
-def tokens_of(loaded: LoadedModel, asked: Sequence[Asked]) -> list[TokenSequence]:
-    """The questions as tokens, with the beginning of an answer where one is given, as if the model had said it."""
+def tokens_of(loaded: LoadedModel, asked: Sequence[Asked], behind: tuple[int, ...] = ()) -> list[TokenSequence]:
+    """The questions as tokens, with the beginning of an answer where one is given, as if the model had said it.
+
+    The tokens of `behind` stand between the two.
+    """
     given = [replace(one.record, answer=one.prefix or None) for one in asked]
     limit = context_length(loaded.model)
     sequences = encode_all(loaded.tokenizer, given, with_answer=True, context_length=limit, name="attacked")
-    return [
-        TokenSequence(one.tokens[: one.prompt_length + proper], one.prompt_length + proper)
-        for one, proper in zip(sequences, proper_lengths(loaded, sequences), strict=True)
-    ]
+    found = []
+    for one, proper in zip(sequences, proper_lengths(loaded, sequences), strict=True):
+        begun = one.tokens[one.prompt_length : one.prompt_length + proper]
+        tokens = (*one.tokens[: one.prompt_length], *behind, *begun)
+        found.append(TokenSequence(tokens, len(tokens)))
+    return found
 
 
 def recalls(attacked: Attacked, records: Sequence[Record], said: Sequence[Sequence[str]]) -> Values:
     """ROUGE-1 recall of what was left to be said, the best over the samples; None where no answer is known."""
-    wanted = [replace(record, answer=attacked.left(record.answer)) if record.answer else record for record in records]
+    wanted = [replace(record, answer=attacked.left(record)) if record.answer else record for record in records]
     return [best(one, several) for one, several in zip(wanted, said, strict=True)]
 
 
@@ -70,7 +74,8 @@ def chance(
     others = wrong_answers(records, pool=pool, similar=True, seed=seed)
     found: Values = []
     for record, several, wrong in zip(records, said, others, strict=True):
-        values = [best(replace(record, answer=attacked.left(one)), several) for one in wrong]
+        asked = [replace(record, answer=one) for one in wrong]
+        values = [best(replace(one, answer=attacked.left(one)), several) for one in asked]
         known = [value for value in values if value is not None]
         found.append(sum(known) / len(known) if known else None)
     return found

@@ -12,11 +12,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lunar.errors import LunarError, unknown
+from lunar.metrics.observed import Values
+from lunar.metrics.refusal import is_refusal
 from lunar.models import LoadedModel, Site, find_sites
 from lunar.progress import Progress
 from lunar.records import Record
 
 Access = Literal["black box", "weights", "weights and training"]
+RECALL = "recall"
+"""The unit of most attacks: ROUGE-1 recall of what is left to be said of the known answer."""
+
+
+TOLD_APART = "told apart"
+"""The unit of what says who was forgotten, and no answer."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Budget:
 
 BUDGETS = {
     "quick": Budget(40, 16, 8, (1.0, 2.0), (30,), 8),
-    "full": Budget(200, 64, 64, (0.5, 1.0, 2.0, 4.0), (10, 30, 100), 32),
+    "full": Budget(200, 64, 64, (0.5, 1.0, 2.0, 4.0), (10, 30, 100), 128),
 }
 
 
@@ -108,6 +116,13 @@ class Case:
             [record for record in self.forget if record.answer not in known],
         )
 
+    def pool(self) -> list[Record]:
+        """The records whose answers serve as wrong ones to others.
+
+        Refusals are alike whatever was asked: among wrong answers they would make every refusal a success of chance.
+        """
+        return [one for one in (*self.forget, *self.retain) if one.answer and not is_refusal(one.answer)]
+
     def report(self, stage: str, done: int, total: int) -> None:
         """Pass progress on, where somebody listens."""
         if self.progress is not None:
@@ -133,9 +148,9 @@ class Asked:
     prefix: str = ""
 
 
-def whole(answer: str) -> str:
+def whole(record: Record) -> str:
     """What an answer is scored by where nothing of it was given."""
-    return answer
+    return record.answer or ""
 
 
 Ask = Callable[[Sequence[Record]], list[Asked]]
@@ -148,28 +163,48 @@ def as_they_are(records: Sequence[Record]) -> list[Asked]:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What an attack found out record by record, from 0 to 1, and what it would find where nothing is known."""
+
+    values: Values
+    by_chance: Values
+
+
+@dataclass(frozen=True)
 class Attacked:
     """What a question meets under an attack.
 
     Attributes:
         loaded: the attacked model; only valid within the attack's context.
         ask: what becomes of the questions.
-        left: what is left to be said of a known answer, by which the attack is scored.
+        left: what is left to be said of a record's answer, by which the attack is scored.
         samples: answers drawn at temperature 1, of which the best counts; 0 for the greedy one.
+        behind: tokens that stand behind every prompt, before the answer.
+        judge: for an attack that is not scored by its answers' recall: its own values. It leaves the model as it is, so
+            that the retain set need not be asked.
     """
 
     loaded: LoadedModel
     ask: Ask = as_they_are
-    left: Callable[[str], str] = whole
+    left: Callable[[Record], str] = whole
     samples: int = 0
+    behind: tuple[int, ...] = ()
+    judge: Callable[[Sequence[Record]], Judged] | None = None
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to carry an attack out: its settings, without the text of any record, and its context."""
+    """One way to carry an attack out.
+
+    Attributes:
+        settings: without the text of any record.
+        under: its context.
+        counts: whether it may be the worst; if not, it is a comparison that is noted and no more.
+    """
 
     settings: dict[str, Any]
     under: Callable[[], AbstractContextManager[Attacked]]
+    counts: bool = True
 
 
 @dataclass(frozen=True)
@@ -186,6 +221,11 @@ class Attack:
         variants: the ways that a budget allows; the worst of them counts.
         halves: it learns from one half of the forget records and is scored on the other.
         uses_original: it puts the original's weights to use, so a model that never knew cannot be attacked that way.
+        unit: of its values. Where it is not recall, the original is attacked in the same way to compare with.
+        measures: it says something about the model, and is nothing that brings answers back.
+        curve: its variants are the points of a curve, each with its interval and its control.
+        most: the records that it is scored on at most, where each takes long.
+        costly: it takes so long that a quick run leaves it out, unless it is asked for by name.
     """
 
     name: str
@@ -197,3 +237,8 @@ class Attack:
     variants: Callable[[Case], Iterable[Variant]]
     halves: bool = False
     uses_original: bool = False
+    unit: str = RECALL
+    measures: bool = False
+    curve: bool = False
+    most: int | None = None
+    costly: bool = False

@@ -40,7 +40,7 @@ def begun(loaded: LoadedModel, share: float) -> Iterator[Attacked]:
     def ask(records: Sequence[Record]) -> list[Asked]:
         return [Asked(record, cut(record.answer or "", share)[0]) for record in records]
 
-    yield Attacked(loaded, ask, left=lambda answer: cut(answer, share)[1])
+    yield Attacked(loaded, ask, left=lambda record: cut(record.answer or "", share)[1])
 
 
 def cut(answer: str, share: float) -> tuple[str, str]:

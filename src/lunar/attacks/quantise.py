@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from lunar.attacks.attack import Attack, Attacked, Case, Variant
 from lunar.errors import LunarError
@@ -34,10 +35,15 @@ def quantised(loaded: LoadedModel, bits: int) -> Iterator[Attacked]:
     Raises LunarError for other numbers of bits, without torchao, and where no matrix can be rounded (torchao takes
     linear layers, with 4 bits those whose inputs are a multiple of 32; GPT-2 has none).
     """
+    yield Attacked(replace(loaded, model=rounded(loaded.model, bits)))
+
+
+def rounded(original: PreTrainedModel, bits: int) -> PreTrainedModel:
+    """A copy of a model with its linear layers in so few bits; raises LunarError as `quantised` does."""
     if bits not in BITS:
         raise LunarError(f"The number of bits must be 8 or 4, but {bits} came: choose one of them.")
     rounding, settings = _torchao(bits)
-    model = copy.deepcopy(loaded.model)
+    model = copy.deepcopy(original)
     chosen = [name for name, module in model.named_modules() if _fits(module, bits)]
     if not chosen:
         raise LunarError(
@@ -45,7 +51,7 @@ def quantised(loaded: LoadedModel, bits: int) -> Iterator[Attacked]:
             "only: leave this attack out."
         )
     rounding(model, settings, filter_fn=lambda module, name: name in chosen)
-    yield Attacked(replace(loaded, model=model))
+    return model
 
 
 def _fits(module: nn.Module, bits: int) -> bool:

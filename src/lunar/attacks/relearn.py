@@ -34,6 +34,7 @@ BATCH = 32
 LEARNING_RATE = 2e-4
 LORA_RATE, RANK = 2e-3, 16
 """Low-rank changes take about ten times the rate of whole matrices."""
+Variants = Callable[[Case], Iterator[Variant]]
 
 
 @contextmanager
@@ -102,7 +103,7 @@ def on_half(case: Case) -> Iterator[Variant]:
     return _variants(case, "forget", case.halves()[0])
 
 
-def _attack(name: str, data: str, variants: Callable[[Case], Iterator[Variant]], *, halves: bool = False) -> Attack:
+def _attack(name: str, data: str, variants: Variants, *, halves: bool = False, costly: bool = False) -> Attack:
     return Attack(
         name=name,
         title=f"Fine-tuning on {data}",
@@ -111,12 +112,14 @@ def _attack(name: str, data: str, variants: Callable[[Case], Iterator[Variant]],
         needs=f"the weights, a training loop and {data}",
         control="the control trained in the same way",
         variants=variants,
+        curve=True,
         halves=halves,
+        costly=costly,
     )
 
 
 ATTACKS = (
     _attack("relearn", "64 retain examples", on_retain),
-    _attack("relearn-unrelated", "64 unrelated facts", on_unrelated),
+    _attack("relearn-unrelated", "64 unrelated facts", on_unrelated, costly=True),
     _attack("relearn-forget", "half of what was forgotten", on_half, halves=True),
 )

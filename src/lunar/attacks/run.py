@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lunar.attacks.asking import Values, answers, chance, recalls
-from lunar.attacks.attack import Attack, Attacked, Case, budget_of
-from lunar.attacks.findings import Finding, Ladder, Trial
-from lunar.attacks.registry import ATTACKS, attack
+from lunar.attacks.asking import answers, chance, recalls
+from lunar.attacks.attack import RECALL, Attack, Attacked, Case, Variant, budget_of
+from lunar.attacks.findings import NOT_ASKED, TO_FULL, Finding, Ladder, Trial
+from lunar.attacks.registry import ATTACKS, attack, usual
 from lunar.edit import Edit
 from lunar.errors import LunarError
 from lunar.evaluation import answer_records
 from lunar.metrics import Score, mean
-from lunar.metrics.refusal import is_refusal
+from lunar.metrics.observed import Values
 from lunar.metrics.rouge import rouge1
 from lunar.models import LoadedModel
 from lunar.progress import Progress
@@ -52,7 +52,7 @@ def run_attacks(
         unlearned: the model to attack, left as it was; or an edit, which is applied to a copy of the original.
         forget: what was to be forgotten, with answers.
         retain: what was to be left alone. Its known answers show whether a model survives an attack.
-        names: attacks of the registry; None for all.
+        names: attacks of the registry; None for all, where the budget is quick without the costly ones.
         control: a model that never knew, attacked in the same way; without one, or where it cannot be attacked that
             way, wrong answers show what chance brings.
         reference: prompts that the original declines; None for the built-in ones.
@@ -63,8 +63,8 @@ def run_attacks(
     Raises LunarError for an unknown attack or budget, no forget records or some without answers, and a prompt that
     stands in both sets. What keeps a single attack from being carried out is reported in its finding.
     """
-    chosen = [attack(name) for name in (ATTACKS if names is None else dict.fromkeys(names))]
     size = budget_of(budget)
+    chosen = [attack(name) for name in (usual(budget) if names is None else dict.fromkeys(names))]
     check_disjoint(forget, retain)
     referred = reference_records("unverifiable") if reference is None else list(reference)
     case = Case(original, _model(original, unlearned), forget, retain, referred, size, seed, progress)
@@ -76,7 +76,8 @@ def run_attacks(
     case.report("attacks", len(chosen), len(chosen))
     findings.sort(key=Finding.worth, reverse=True)
     left_out = tuple(name for name in ATTACKS if name not in {one.name for one in chosen})
-    return Ladder(tuple(findings), left_out, budget, seed, len(runner.scored(False)), len(runner.retained))
+    because = TO_FULL if names is None else NOT_ASKED
+    return Ladder(tuple(findings), left_out, budget, seed, len(runner.scored()), len(runner.retained), because)
 
 
 def _model(original: LoadedModel, unlearned: LoadedModel | Edit) -> LoadedModel:
@@ -92,7 +93,7 @@ class _Worst:
     """The variant that counts: what it brought back record by record, and by chance; and what it left of the rest."""
 
     settings: dict[str, Any]
-    recalls: Values
+    values: Values
     by_chance: Values
     retain: float | None
     survives: bool
@@ -100,7 +101,7 @@ class _Worst:
     @property
     def forget(self) -> float:
         """The mean of what was brought back."""
-        return mean(self.recalls) or 0.0
+        return mean(self.values) or 0.0
 
     def order(self) -> tuple[bool, float]:
         """Surviving variants by what they bring back, behind broken ones by what they leave."""
@@ -112,37 +113,39 @@ class _Runner:
 
     def __init__(self, case: Case, control: LoadedModel | None) -> None:
         self.case, self.control = case, control
-        # Refusals are alike whatever was asked: among wrong answers they would make every refusal a success of chance.
-        self.pool = [one for one in (*case.forget, *case.retain) if one.answer and not is_refusal(one.answer)]
+        self.pool = case.pool()
         self.retained = sample([one for one in case.retain if one.answer], case.budget.retain, f"{case.seed} retain")
         self._asked: dict[tuple[str, int], float | None] = {}
 
-    def scored(self, halves: bool) -> list[Record]:
+    def scored(self, one: Attack | None = None) -> list[Record]:
         """The records that attacks are scored on: all, or the half that the attacker does not have, as budgeted."""
-        records = self.case.halves()[1] if halves else self.case.forget
-        return sample(records, self.case.budget.forget, f"{self.case.seed} forget")
+        records = self.case.halves()[1] if one is not None and one.halves else self.case.forget
+        most = self.case.budget.forget
+        if one is not None and one.most is not None:
+            most = min(most, one.most)
+        return sample(records, most, f"{self.case.seed} forget")
 
     def finding(self, one: Attack) -> Finding:
         """Carry one attack out, on the control as well where there is one."""
         started = time.perf_counter()
-        about = Finding(one.name, one.title, one.source, one.access, one.needs)
+        about = Finding(one.name, one.title, one.source, one.access, one.needs, unit=one.unit, counts=not one.measures)
         tried: list[Trial] = []
         try:
             worst = self._worst(one, self.case, tried)
         except LunarError as error:
             return replace(about, tried=tuple(tried), not_run=str(error), seconds=time.perf_counter() - started)
         by_control, kind = self._by_control(one) or (worst.by_chance, "chance")
-        before, known = (self._unattacked(each, one.halves) for each in (self.case.unlearned, self.case.original))
+        before, known = self._between(one, worst.settings, by_control)
         known_more = (known or 0.0) - (before or 0.0)
         differences = [
             None if value is None or other is None else value - other
-            for value, other in zip(worst.recalls, by_control, strict=True)
+            for value, other in zip(worst.values, by_control, strict=True)
         ]
         return replace(
             about,
             settings=worst.settings,
-            forget=Score.of(worst.recalls, "recall", seed=self.case.seed),
-            unlearned=before,
+            forget=Score.of(worst.values, one.unit, seed=self.case.seed),
+            unlearned=before if one.unit == RECALL else None,
             original=known,
             recovery=(worst.forget - (before or 0.0)) / known_more if known_more > KNOWN else None,
             retain=worst.retain,
@@ -150,7 +153,7 @@ class _Runner:
             survives=worst.survives,
             control=mean(by_control),
             control_kind=kind,
-            excess=Score.of(differences, "recall", seed=self.case.seed),
+            excess=Score.of(differences, one.unit, seed=self.case.seed),
             tried=tuple(tried),
             seconds=time.perf_counter() - started,
         )
@@ -160,16 +163,16 @@ class _Runner:
         if self.control is None or one.uses_original:
             return None
         try:
-            return self._worst(one, replace(self.case, unlearned=self.control), []).recalls, "model"
+            return self._worst(one, replace(self.case, unlearned=self.control), []).values, "model"
         except LunarError:
             return None
 
     def _worst(self, one: Attack, case: Case, tried: list[Trial]) -> _Worst:
         """The variant that brings most back where the retain set survives; all of them are noted in `tried`.
 
-        The retain set is asked only where a variant may become the worst. Raises LunarError if none can be tried.
+        Raises LunarError if none can be tried.
         """
-        records = self.scored(one.halves)
+        records = self.scored(one)
         worst: _Worst | None = None
         variants = list(one.variants(case))
         stage = one.name if case is self.case else f"{one.name} on the control"
@@ -177,25 +180,72 @@ class _Runner:
             case.report(stage, number, len(variants))
             try:
                 with variant.under() as attacked:
-                    said = answers(attacked, records, case.seed)
-                    values = recalls(attacked, records, said)
-                    if worst is not None and worst.survives and (mean(values) or 0.0) <= worst.forget:
-                        tried.append(Trial(variant.settings, mean(values)))
-                        continue
-                    retain = self._retain(attacked)
-                    by_chance = chance(attacked, records, self.pool, said, case.seed)
+                    found, trial = self._try(one, variant, attacked, records, case, worst)
             except LunarError as error:
                 tried.append(Trial(variant.settings, refused=str(error)))
                 continue
-            survives = retain is None or retain >= SURVIVES * (self._unattacked_retain(case.unlearned) or 0.0)
-            found = _Worst(variant.settings, values, by_chance, retain, survives)
-            tried.append(Trial(variant.settings, mean(values), retain))
-            worst = found if worst is None else max(worst, found, key=_Worst.order)
+            tried.append(trial)
+            if found is not None:
+                worst = found if worst is None else max(worst, found, key=_Worst.order)
         case.report(stage, len(variants), len(variants) or 1)
         if worst is None:
             reasons = [trial.refused for trial in tried if trial.refused]
             raise LunarError(reasons[0] if reasons else f"The attack {one.name} has nothing to try on this case.")
         return worst
+
+    def _try(
+        self,
+        one: Attack,
+        variant: Variant,
+        attacked: Attacked,
+        records: Sequence[Record],
+        case: Case,
+        worst: _Worst | None,
+    ) -> tuple[_Worst | None, Trial]:
+        """What a variant found, and what is noted of it; nothing was found where it cannot become the worst.
+
+        Only where it may become the worst is the retain set asked, and for an attack that leaves the model as it is
+        not even then.
+        """
+        said = None
+        if attacked.judge is not None:
+            judged = attacked.judge(records)
+            values, by_chance = judged.values, judged.by_chance
+        else:
+            said = answers(attacked, records, case.seed)
+            values, by_chance = recalls(attacked, records, said), None
+        less = worst is not None and worst.survives and (mean(values) or 0.0) <= worst.forget
+        if by_chance is None and said is not None and (one.curve or not less):
+            by_chance = chance(attacked, records, self.pool, said, case.seed)
+        noted = Trial(variant.settings, mean(values))
+        if one.curve or not variant.counts:
+            score = Score.of(values, one.unit, seed=case.seed)
+            noted = replace(noted, low=score.low, high=score.high, control=mean(by_chance or []))
+        if less or not variant.counts or by_chance is None:
+            return None, noted
+        retain = None if attacked.judge is not None else self._retain(attacked)
+        survives = retain is None or retain >= SURVIVES * (self._unattacked_retain(case.unlearned) or 0.0)
+        found = _Worst(variant.settings, values, by_chance, retain, survives)
+        return found, replace(noted, retain=retain)
+
+    def _between(self, one: Attack, settings: dict[str, Any], by_control: Values) -> tuple[float | None, float | None]:
+        """What recovery lies between: the unlearned and the original model without an attack.
+
+        A score that is no recall has no value without an attack: there, from the control to the original, attacked in
+        the same way.
+        """
+        if one.unit == RECALL:
+            return self._unattacked(self.case.unlearned, one), self._unattacked(self.case.original, one)
+        case = replace(self.case, unlearned=self.case.original)
+        try:
+            for variant in one.variants(case):
+                if variant.settings == settings:
+                    with variant.under() as attacked:
+                        if attacked.judge is not None:
+                            return mean(by_control), mean(attacked.judge(self.scored(one)).values)
+        except LunarError:
+            pass
+        return mean(by_control), None
 
     def _retain(self, attacked: Attacked) -> float | None:
         said = answers(attacked, self.retained, self.case.seed)
@@ -204,8 +254,8 @@ class _Runner:
     def _unattacked_retain(self, loaded: LoadedModel) -> float | None:
         return self._mean("retain", loaded, self.retained)
 
-    def _unattacked(self, loaded: LoadedModel, halves: bool) -> float | None:
-        return self._mean(f"forget {halves}", loaded, self.scored(halves))
+    def _unattacked(self, loaded: LoadedModel, one: Attack) -> float | None:
+        return self._mean(f"forget {one.halves} {one.most}", loaded, self.scored(one))
 
     def _mean(self, name: str, loaded: LoadedModel, records: Sequence[Record]) -> float | None:
         key = (name, id(loaded))

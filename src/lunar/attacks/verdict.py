@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lunar.attacks.attack import TOLD_APART
 from lunar.attacks.findings import Finding, Ladder
 
 EXCESS = 0.15
@@ -15,7 +16,14 @@ EXCESS = 0.15
 
 def verdict(ladder: Ladder) -> str:
     """The sentence for a ladder, and a second one where some of its attacks prove nothing."""
-    run = [finding for finding in ladder.findings if finding.not_run is None]
+    carried_out = [finding for finding in ladder.findings if finding.not_run is None]
+    run = [finding for finding in carried_out if finding.counts]
+    said = _brought(run)
+    return " ".join([said, *map(_told_apart, (one for one in carried_out if _tells(one)))])
+
+
+def _brought(run: Sequence[Finding]) -> str:
+    """What the attacks brought back."""
     if not run:
         return "No attack could be carried out, so these say nothing of what is left."
     if all(finding.recovery is None for finding in run):
@@ -27,6 +35,22 @@ def verdict(ladder: Ladder) -> str:
     found = [finding for finding in alive if brought_back(finding) > EXCESS]
     said = _suppressed(found, len(run)) if found else _nothing(len(run))
     return " ".join([said, *_doubts(len(run) - len(alive), alive)])
+
+
+def _tells(finding: Finding) -> bool:
+    """Whether a measurement says who was forgotten, beyond doubt and by more than little."""
+    excess = finding.excess
+    if finding.counts or finding.unit != TOLD_APART or excess is None or excess.value is None or excess.low is None:
+        return False
+    return excess.value > EXCESS and excess.low > 0
+
+
+def _told_apart(finding: Finding) -> str:
+    value = finding.forget.value if finding.forget is not None else None
+    return (
+        f"Forgotten questions are told from questions about invented names in {value or 0:.0%} of pairs, where 50% is "
+        "chance: an outsider can see what was forgotten."
+    )
 
 
 def brought_back(finding: Finding) -> float:

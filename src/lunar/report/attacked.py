@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 _NOTE = (
-    "gets: ROUGE-1 recall of the forgotten answers under the attack. over control: that beyond what a model that never "
-    "knew says under the same attack, or beyond what wrong answers to like questions score, with a 95% interval. "
-    "recovered: share of what unlearning took away. retain: the same recall on what was to be left alone; where less "
+    "gets: ROUGE-1 recall of the forgotten answers under the attack, or the share that is named there. over control: "
+    "that beyond what a model that never knew says under the same attack, or beyond what wrong answers to like "
+    "questions score (choices: beyond those about invented names), with a 95% interval. recovered: share of what "
+    "unlearning took away. retain: the same recall on what was to be left alone; where less "
     "than half of it is left, the attack breaks the model and proves nothing."
 )
 
@@ -21,7 +22,7 @@ _NOTE = (
 def attacked(content: Mapping[str, Any], folder: Path) -> RenderableType:
     """Everything `lunar attack` says about its result."""
     run = [one for one in content["findings"] if one["not_run"] is None]
-    table: list[RenderableType] = [_table(run), Text(_without(run[0])), Text(_NOTE)] if run else []
+    table: list[RenderableType] = [_table(run), *map(Text, _without(run)), Text(_NOTE)] if run else []
     return Group(
         *table,
         *(Text(line) for line in (*_counts(content), *_not_run(content))),
@@ -39,8 +40,8 @@ def _table(run: list[Mapping[str, Any]]) -> Table:
     for one in run:
         excess, recovery = one["excess"], one["recovery"]
         table.add_row(
-            f"{one['attack']}: {one['needs']}",
-            _number(one["forget"]["value"]),
+            f"{one['attack']}{'' if one['counts'] else ' (measured, no answer comes back)'}: {one['needs']}",
+            _number(one["forget"]["value"]) + ("" if one["unit"] == "recall" else f"\n{one['unit']}"),
             _with_interval(excess),
             "–" if recovery is None else f"{recovery:.0%}",
             _number(one["retain"]) + ("" if one["survives"] else "\nbroken"),
@@ -48,11 +49,13 @@ def _table(run: list[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _without(finding: Mapping[str, Any]) -> str:
-    return (
-        f"Without an attack: forget {_number(finding['unlearned'])} (original model "
-        f"{_number(finding['original'])}), retain {_number(finding['retain_unattacked'])}."
-    )
+def _without(run: list[Mapping[str, Any]]) -> Iterator[str]:
+    """What is said without an attack, as the first finding that is scored by answers has it."""
+    for finding in [one for one in run if one["unlearned"] is not None][:1]:
+        yield (
+            f"Without an attack: forget {_number(finding['unlearned'])} (original model "
+            f"{_number(finding['original'])}), retain {_number(finding['retain_unattacked'])}."
+        )
 
 
 def _counts(content: Mapping[str, Any]) -> Iterator[str]:
@@ -78,7 +81,7 @@ def _not_run(content: Mapping[str, Any]) -> Iterator[str]:
         if one["not_run"] is not None:
             yield f"Not run: {one['attack']}. {one['not_run']}"
     if content["left_out"]:
-        yield f"Not run, as they were not asked for: {', '.join(content['left_out'])}."
+        yield f"Not run, {content['left_out_because']}: {', '.join(content['left_out'])}."
 
 
 def _with_interval(score: Mapping[str, Any] | None) -> str:
