@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from functools import partial
 
 from lunar.attacks.attack import Asked, Attack, Attacked, Case, Variant
-from lunar.attacks.rewriting import with_prompt
 from lunar.metrics import wrong_answers
 from lunar.models import LoadedModel
 from lunar.records import Record
+from lunar.rewordings import with_prompt
 
 GAP = "____"
 FORMS = {

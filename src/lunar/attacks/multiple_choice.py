@@ -16,10 +16,10 @@ from functools import partial
 
 from lunar.attacks.attack import Attack, Attacked, Case, Variant
 from lunar.attacks.choices import Choice, Rate, judged
-from lunar.attacks.rewriting import with_prompt
 from lunar.likelihood import answer_likelihoods
 from lunar.models import LoadedModel
 from lunar.records import Record
+from lunar.rewordings import with_prompt
 
 FORM = "{question}\n{options}\nReply with the letter of the right answer."
 LETTERS = "ABCDEFGH"

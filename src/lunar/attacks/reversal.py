@@ -16,13 +16,13 @@ from functools import partial
 
 from lunar.attacks.asking import answers, best
 from lunar.attacks.attack import Attack, Attacked, Case, Judged, Variant
-from lunar.attacks.rewriting import with_prompt
 from lunar.errors import LunarError
 from lunar.metrics import mean
 from lunar.metrics.observed import Values
 from lunar.models import LoadedModel
 from lunar.neighbours import name_spans, prompt_names
 from lunar.records import Record
+from lunar.rewordings import with_prompt
 
 GAP = "____"
 FORMS = {

@@ -14,10 +14,10 @@ from functools import partial
 
 from lunar.attacks.attack import Attack, Attacked, Case, Variant
 from lunar.attacks.choices import Choice, Rate, judged
-from lunar.attacks.rewriting import with_prompt
 from lunar.likelihood import Likelihood, answer_likelihoods
 from lunar.models import LoadedModel
 from lunar.records import Record
+from lunar.rewordings import with_prompt
 
 FORMS = {
     "right": "{question} Is this the right answer: {answer} Reply with yes or no.",
