@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def test_unlearn_writes_a_folder_that_explains_itself(here, checkpoint, architec
     shown = {"report.html", "examples.json"}
     named = (FILES | LEDGER) - {"edit.safetensors", "kept"} - shown
     written = "".join((here / "edit" / name).read_text() for name in named)
-    assert "word" not in written, "prompts or answers were written"
+    assert not re.search(r"\bword\d", written), "prompts or answers were written"
     for name in shown:
         text = (here / "edit" / name).read_text()
         assert "word12" in text, "a retained question is shown"
@@ -156,7 +157,7 @@ def test_inspect_shows_every_layer_and_what_unlearn_would_take(here, checkpoint)
     assert result["choice"]["layer"] == report["matrix"]["layer"] == report["settings"]["layer"]
     assert result["choice"]["strength"] == report["settings"]["strength"]
     assert len(result["choice"]["profile"]) == 3
-    assert "word" not in json.dumps(result), "prompts or answers are shown"
+    assert not re.search(r"\bword\d", json.dumps(result)), "prompts or answers are shown"
     assert run("inspect", model, *sets, "--quiet").stdout.strip() == str(report["matrix"]["layer"])
     assert tree(here) == before
     shown = run("inspect", model, *sets, "--trials", 1, "--plot", "layers.svg")
@@ -335,7 +336,9 @@ def test_compare_measures_methods_alike_and_goes_on_where_it_was(here, checkpoin
     again = json.loads(run(*arguments, "--methods", "lunar-reference,dpo", "--json").stdout)
     assert [cell["method"] for cell in again["cells"]] == ["original", "lunar-reference", "dpo"]
     assert again["cells"][:2] == [first["cells"][0], first["cells"][2]], "a finished cell was run again"
-    assert "word" not in (here / "compared" / "comparison.json").read_text(), "prompts or answers were written"
+    assert not re.search(r"\bword\d", (here / "compared" / "comparison.json").read_text()), (
+        "prompts or answers were written"
+    )
     before = tree(here)
     assert_refused(run(*arguments, "--methods", "shfit"), "shfit", "shift")
     write_lines(here / "asked.jsonl", [{"question": row["question"]} for row in FORGET])

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -56,7 +57,7 @@ def test_a_choice_tries_layers_counts_its_cost_and_leaves_the_model_alone(checkp
     assert choice.held_out == 2
     assert 1 < choice.passes < 10
     assert f"Layer {choice.layer}" in choice.reason
-    assert "word" not in json.dumps(choice.as_dict()), "prompts or answers are in the choice"
+    assert not re.search(r"\bword\d", json.dumps(choice.as_dict())), "prompts or answers are in the choice"
     again = choose(loaded, FORGET, RETAIN, REFERENCE, Settings(target=target, neighbours=0))
     assert again == choice
     # What the choice found is what the same layer and strength give without a search.
