@@ -87,7 +87,6 @@ def test_unlearn_writes_a_folder_that_explains_itself(here, checkpoint, architec
     assert not re.search(r"\bword\d", written), "prompts or answers were written"
     for name in shown:
         text = (here / "edit" / name).read_text()
-        assert "word12" in text, "a retained question is shown"
         assert not any(word in text for word in (SECRET, "word20", "word21", "word22")), "what was forgotten is shown"
     assert str(here) not in (here / "edit" / "report.json").read_text(), "an absolute path was written"
 
