@@ -9,8 +9,8 @@ demo: $(VENV)/installed
 	$(BIN)/lunar demo
 
 test: $(VENV)/installed-dev
-	$(BIN)/ruff check src tests experiments examples
-	$(BIN)/ruff format --check src tests experiments examples
+	$(BIN)/ruff check src tests experiments examples benchmarks
+	$(BIN)/ruff format --check src tests experiments examples benchmarks
 	$(BIN)/mypy
 	$(BIN)/pytest
 

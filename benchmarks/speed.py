@@ -1,0 +1,295 @@
+"""Seconds, peak memory and numbers changed: this library's edit beside LUNAR as published, and beside the floor.
+
+    python benchmarks/speed.py                         # a minute or two on a small model
+    python benchmarks/speed.py --width 4096 --inner 14336 --layers 4 --layer 2 --repetitions 5 --output speed.md
+
+A random Llama of the given shape, in process, and prompts of random words. Every repetition runs all methods one after
+another, so that ratios are within one run; shown are medians with the smallest and largest in brackets.
+
+- *ours*: `unlearn` with the target `shift` at the layer, no neighbours; fit is the solve and what is told of the gate,
+  capture is everything else, the checks before and behind it among it.
+- *as published*: six passes through the whole model, one prompt at a time (forget and reference for the direction,
+  forget and retain for the inputs, forget and retain for the outputs), then the AdamW fit of `lunar-reference` with a
+  constant in the place of the direction, which changes no time.
+- *as published, batched*: the same fit behind this library's own batched, truncated capture.
+- *floor*: one batched pass through layers 0 to the layer over the same tokens, with nothing done to what comes out.
+
+Memory is what a method takes beyond the loaded model at its highest: allocated on a GPU, else resident in the process,
+looked at every few milliseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from lunar import Record, Settings, load_model, unlearn
+from lunar.activations import capture_layers
+from lunar.baselines.lunar_reference import BASELINE, ReferenceSettings, fit
+from lunar.baselines.task import Task
+from lunar.models import LoadedModel, Site, site_at
+from lunar.prompts import TokenSequence, encode_all
+
+OURS, PUBLISHED, BATCHED, FLOOR = "ours", "as published", "as published, batched", "floor"
+INTERVAL = 0.005
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One method in one repetition: seconds, bytes beyond the model, and numbers that differ from the original's."""
+
+    capture: float
+    fit: float
+    total: float
+    memory: int
+    changed: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a method says of itself: seconds of its fit, when it was done, and numbers that it changed."""
+
+    fit: float
+    when: float
+    changed: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """The model and the record sets of a run."""
+
+    loaded: LoadedModel
+    site: Site
+    forget: Sequence[Record]
+    retain: Sequence[Record]
+    reference: Sequence[Record]
+
+    def sequences(self, records: Sequence[Record]) -> list[TokenSequence]:
+        return encode_all(self.loaded.tokenizer, records, with_answer=False, context_length=None, name="benchmark")
+
+
+class Peak:
+    """The most that was taken since the beginning of `watch`, in bytes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.most = device, 0
+
+    def _now(self) -> int:
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.device))
+        return int(psutil.Process().memory_info().rss)
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        before, done = self._now(), threading.Event()
+
+        def look() -> None:
+            while not done.wait(INTERVAL):
+                self.most = max(self.most, self._now() - before)
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            self.most = max(self.most, self._now() - before)
+
+
+def made(arguments: argparse.Namespace) -> Work:
+    """A random model with the embedded model's tokenizer, and prompts of random words."""
+    tokenizer = load_model("tiny", device="cpu").tokenizer
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=arguments.width,
+        intermediate_size=arguments.inner,
+        num_hidden_layers=arguments.layers,
+        num_attention_heads=max(1, arguments.width // 128),
+        num_key_value_heads=max(1, arguments.width // 512),
+        max_position_embeddings=1024,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, arguments.dtype)).to(arguments.device).eval()
+    generator = torch.Generator().manual_seed(0)
+    words = [word for number in range(300, len(tokenizer)) if (word := str(tokenizer.decode(number)).strip()).isalpha()]
+
+    def records(count: int, start: int) -> list[Record]:
+        picked = torch.randint(len(words), (count, arguments.words), generator=generator).tolist()
+        return [
+            Record.of(f"{start + number} {' '.join(words[one] for one in row)}") for number, row in enumerate(picked)
+        ]
+
+    loaded = LoadedModel(model, tokenizer, "random")
+    sets = [records(count, 10_000 * place) for place, count in enumerate((arguments.forget, arguments.retain, 20), 1)]
+    return Work(loaded, site_at(model, arguments.layer), *sets)
+
+
+def ours(work: Work) -> Ended:
+    """Seconds of the fit, and how many numbers of the model the edit changes."""
+    settings = Settings(layer=work.site.layer, neighbours=0)
+    found = unlearn(work.loaded, work.forget, retain=work.retain, reference=work.reference, settings=settings)
+    done = time.perf_counter()
+    weight = work.site.module(work.loaded.model).get_parameter("weight")
+    before = weight.detach().clone()
+    with found.edit.applied(work.loaded.model):
+        changed = int((weight != before).sum())
+    return Ended(found.seconds["solve"], done, changed)
+
+
+def published(work: Work) -> Ended:
+    """The protocol as published: whole passes, one prompt at a time, then the fit."""
+    model, site = work.loaded.model, work.site
+    seen: list[torch.Tensor] = []
+    handle = site.module(model).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0].detach()))
+    passes = (work.forget, work.reference, work.forget, work.retain, work.forget, work.retain)
+    kept: list[torch.Tensor] = []
+    forgotten = 0
+    try:
+        for place, records in enumerate(passes):
+            seen = []
+            for one in work.sequences(records):
+                with torch.no_grad():
+                    model(input_ids=torch.tensor([one.tokens], device=model.device), use_cache=False)
+            if place in (2, 3):
+                kept += seen
+            if place == 2:
+                forgotten = sum(map(len, seen))
+    finally:
+        handle.remove()
+    inner = torch.cat(kept)
+    redirected = torch.arange(len(inner), device=inner.device) < forgotten
+    weight = site.module(model).get_parameter("weight").detach().float()
+    shift = torch.full((site.width,), 0.01, device=inner.device)
+    started = time.perf_counter()
+    fitted = fit(inner, redirected, shift, weight, ReferenceSettings(), seed=0, report=lambda *_: None)
+    synchronise(model.device)
+    done = time.perf_counter()
+    return Ended(done - started, done, int((fitted != weight).sum()))
+
+
+def batched(work: Work) -> Ended:
+    """`lunar-reference` as this library has it; the capture is batched and stops behind the layer."""
+    steps: list[float] = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if stage == "fit":
+            steps.append(time.perf_counter())
+
+    task = Task(work.loaded, work.forget, work.retain, work.reference, progress=progress)
+    outcome = BASELINE.function(task, ReferenceSettings(layer=work.site.layer))
+    # Behind the last step it copies the model, which the protocol does not.
+    return Ended(steps[-1] - steps[0], steps[-1], outcome.changed_parameters)
+
+
+def floor(work: Work) -> Ended:
+    """One batched, truncated pass over the same tokens."""
+    sets = (work.reference, work.forget, work.retain)
+    for records in sets:
+        for _ in capture_layers(work.loaded.model, [work.site], work.sequences(records)):
+            pass
+    synchronise(work.loaded.model.device)
+    return Ended(0.0, time.perf_counter(), 0)
+
+
+METHODS: dict[str, Callable[[Work], Ended]] = {
+    OURS: ours,
+    PUBLISHED: published,
+    BATCHED: batched,
+    FLOOR: floor,
+}
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(work: Work, method: Callable[[Work], Ended]) -> Measured:
+    """Run a method once."""
+    device = work.loaded.model.device
+    peak = Peak(device)
+    synchronise(device)
+    with peak.watch():
+        started = time.perf_counter()
+        ended = method(work)
+    total = ended.when - started
+    return Measured(total - ended.fit, ended.fit, total, peak.most, ended.changed)
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.3g} [{min(values):.3g}, {max(values):.3g}]"
+
+
+def table(runs: Sequence[dict[str, Measured]], work: Work, arguments: argparse.Namespace) -> str:
+    """Markdown: a row per method, then the ratios."""
+    device = work.loaded.model.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
+    tokens = sum(
+        len(one.tokens) for group in (work.forget, work.retain, work.reference) for one in work.sequences(group)
+    )
+    lines = [
+        f"d = {work.site.width}, m = {work.site.inner_width}, {arguments.layers} layers, layer {work.site.layer}, "
+        f"{arguments.forget} forget and {arguments.retain} retain prompts, {tokens} tokens, {arguments.dtype}, {name}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}; medians of {len(runs)} repetitions "
+        "[least, most].",
+        "",
+        "| method | capture, s | fit, s | total, s | peak memory, MB | numbers changed | numbers stored |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for method in METHODS:
+        own = [run[method] for run in runs]
+        stored = work.site.width + work.site.inner_width if method == OURS else own[0].changed
+        cells = [spread([getattr(one, field) for one in own]) for field in ("capture", "fit", "total")]
+        memory = spread([one.memory / 1e6 for one in own])
+        lines.append(f"| {method} | {' | '.join(cells)} | {memory} | {own[0].changed} | {stored} |")
+    ratios = {
+        "fit, as published / ours": [run[PUBLISHED].fit / run[OURS].fit for run in runs],
+        "total, as published / ours": [run[PUBLISHED].total / run[OURS].total for run in runs],
+        "total, as published with batched capture / ours": [run[BATCHED].total / run[OURS].total for run in runs],
+        "total, ours / floor": [run[OURS].total / run[FLOOR].total for run in runs],
+    }
+    lines += ["", "| ratio within a repetition | |", "| --- | --- |"]
+    lines += [f"| {name} | {spread(values)} |" for name, values in ratios.items()]
+    return "\n".join(lines) + "\n"
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    for name, default in {"width": 256, "inner": 1024, "layers": 4, "layer": 2, "forget": 20, "retain": 100}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--words", type=int, default=12, help="words in a prompt")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--output", type=Path, help="a Markdown file to write the table to")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parsed(argv)
+    work = made(arguments)
+    floor(work)  # what is only slow the first time
+    runs = [{name: measure(work, method) for name, method in METHODS.items()} for _ in range(arguments.repetitions)]
+    text = table(runs, work, arguments)
+    print(text, end="")
+    if arguments.output is not None:
+        arguments.output.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

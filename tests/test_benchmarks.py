@@ -1,0 +1,27 @@
+"""The benchmark runs at any shape and writes one table with every method and every ratio."""
+
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import speed
+
+SHAPE = "--width 64 --inner 96 --layers 3 --layer 1 --forget 3 --retain 6 --words 4 --repetitions 2 --device cpu"
+
+
+def test_one_command_prints_and_writes_the_table(tmp_path: Path, capsys) -> None:
+    output = tmp_path / "speed.md"
+    assert speed.main([*SHAPE.split(), "--output", str(output)]) == 0
+    text = output.read_text()
+    assert capsys.readouterr().out == text
+    assert "d = 64, m = 96, 3 layers, layer 1, 3 forget and 6 retain prompts" in text
+    rows = {cells[1].strip(): cells[2:-1] for line in text.splitlines() if len(cells := line.split("|")) == 9}
+    assert list(rows) == ["method", "---", *speed.METHODS]
+    # The edit is kept as two vectors, a refitted matrix as itself.
+    assert [int(rows[name][5]) for name in ("ours", "as published")] == [64 + 96, 64 * 96]
+    assert int(rows["ours"][4]) > 0.9 * 64 * 96
+    assert [int(cell) for cell in rows["floor"][4:]] == [0, 0]
+    ratios = re.findall(r"^\| (.* / .*?) \| ([\d.e+-]+) \[", text, re.MULTILINE)
+    assert len(ratios) == 4
+    assert all(float(value) > 0 for _, value in ratios)
