@@ -12,7 +12,7 @@ test: $(VENV)/installed-dev
 	$(BIN)/ruff check src tests experiments examples benchmarks
 	$(BIN)/ruff format --check src tests experiments examples benchmarks
 	$(BIN)/mypy
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 # The documentation as a site, into site/; a broken link or an unknown name in it is an error.
 docs: $(VENV)/installed
