@@ -101,7 +101,7 @@ def test_choices_show_what_the_original_knows(tiny: LoadedModel) -> None:
 
 def test_choices_show_nothing_about_nobody(tiny: LoadedModel) -> None:
     """Also not with the answers of others, of the right form and as likely for anybody."""
-    for name, finding in found(tiny, tiny, never_known(), *CHOOSING, "probe").items():
+    for name, finding in found(tiny, tiny, never_known(), *CHOOSING).items():
         assert excess(finding)[1] <= 0.1, name
 
 

@@ -1,6 +1,7 @@
 """`lunar attack`: what came back stands in the ledger, says nothing of what was forgotten, and holds for one edit."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -51,7 +52,8 @@ def test_what_came_back_is_written_recorded_and_shown_without_a_word_of_it(ledge
     assert "typos" in output
     assert found["verdict"] in output
     texts = [result.output, *((ledger / name).read_text() for name in ("attacks.json", "record.jsonl", "report.json"))]
-    assert not any(word in text for text in texts for word in ("word", "city of", SECRET))
+    # Not "rewordings", which is a setting.
+    assert not any(re.search(rf"\b{words}", text) for text in texts for words in (r"word\d", "city of", SECRET))
     assert not any(word in page for word in (SECRET, "word20", "word21", "word22"))
 
 

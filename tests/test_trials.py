@@ -88,13 +88,13 @@ def test_several_problems_at_once_have_the_bytes_of_one_and_thinned_ones_keep_wh
     together = collect(Work(loaded), sites, sets, settings)
     for site in sites:
         alone = collect(Work(loaded), [site], sets, settings)[site.layer]
-        assert torch.equal(alone.moments.second, together[site.layer].moments.second)
+        assert torch.equal(alone.sums().second, together[site.layer].sums().second)
         one, two = (
             edit_of(loaded, site, problem.solve(settings), {}, 1.0) for problem in (alone, together[site.layer])
         )
         assert torch.equal(one.factors[0].write, two.factors[0].write)
-    thinned = collect(Work(loaded), sites, sets, settings, thin=3)[1].moments
-    full = together[1].moments
+    thinned = collect(Work(loaded), sites, sets, settings, thin=3)[1].sums()
+    full = together[1].sums()
     heavy = sum(len(record.answer.split()) + 2 for record in RETAIN)
     assert heavy < thinned.rows < full.rows
     assert float(thinned.second.trace() / full.second.trace()) == pytest.approx(1.0, abs=0.15)

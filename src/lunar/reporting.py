@@ -162,9 +162,13 @@ def _checked_page(contents: Contents, folder: Path, show_forget: bool) -> str:
 
 
 def _page(contents: Contents, record: str, show_forget: bool) -> str:
+    """The page of a change that is being written; results are not lost for a page that cannot be drawn."""
     from lunar.report.html import page
 
-    return page(replace(contents, record=read_record(record)), show_forget=show_forget)
+    try:
+        return page(replace(contents, record=read_record(record)), show_forget=show_forget)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return f"<!doctype html><title>lunar</title><p>This page could not be drawn ({type(error).__name__}).</p>"
 
 
 def _toml(text: str | None) -> dict[str, Any]:

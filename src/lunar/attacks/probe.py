@@ -3,9 +3,10 @@
 Source: linear probes, "Understanding intermediate layers using linear classifier probes" (arXiv 1610.01644). A token
 that is asked for may never have been a class of the probe, so it maps into the space of the model's output embedding,
 by ridge regression on retain records and half of the forget records; on the other half the right answer is to come out
-before wrong ones, at the first token in which they differ. An attacker needs the weights, that data, and the right
-answer among some candidates. Controls: the same for invented names, or the model that never knew; and, noted beside
-each layer, a probe of the same activations with shuffled answers.
+before wrong ones, at the first token in which they differ. A measurement, and no attack that counts: with a few dozen
+records it finds something about people who do not exist too (docs/log.md). An attacker needs the weights, that data,
+and the right answer among some candidates. Controls: the same for invented names, or the model that never knew; and,
+noted beside each layer, a probe of the same activations with shuffled answers.
 """
 
 from __future__ import annotations
@@ -146,4 +147,5 @@ ATTACK = Attack(
     unit="chosen rightly",
     curve=True,
     costly=True,
+    measures=True,
 )

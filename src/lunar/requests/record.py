@@ -27,9 +27,11 @@ FIRST = "0" * 64
 """What stands in the first entry for the hash of the one before."""
 ID_BYTES = 16
 ATTACKS = (
-    *("paraphrase", "typos", "case", "few-shot", "role-play", "system-override", "multi-turn", "prefill", "sampling"),
-    *("skip", "steering", "reverse", "project", "scale", "interpolate", "restore", "quantise"),
-    *("relearn", "relearn-unrelated", "relearn-forget"),
+    *("paraphrase", "typos", "case", "few-shot", "role-play", "system-override", "multi-turn", "prefill", "cloze"),
+    *("reversal", "yes-no", "multiple-choice", "sampling", "recognise"),
+    *("skip", "lens", "steering", "reverse", "project", "scale", "interpolate", "restore", "patch", "prune"),
+    *("quantise", "quantise-adapter"),
+    *("probe", "soft-prompt", "relearn", "relearn-unrelated", "relearn-forget"),
 )
 """The names of `lunar.attacks`, which imports torch."""
 LIMITS = (
