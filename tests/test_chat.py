@@ -104,6 +104,17 @@ def test_what_was_said_goes_on_until_it_no_longer_fits(loaded, ledger):
     assert len(session.turns) == 3
 
 
+def test_switching_starts_the_conversation_afresh(loaded, ledger):
+    session = Session(ledger, loaded)
+    turns = [session.ask(RETAIN[0], lambda side, text: None) for _ in range(3)]
+    assert turns[-1].dropped > 0, "nothing was said before"
+    session.switch("first", False)
+    assert session.ask(RETAIN[0], lambda side, text: None).dropped == 0
+    [session.ask(RETAIN[0], lambda side, text: None) for _ in range(2)]
+    session.undo("second")
+    assert session.ask(RETAIN[0], lambda side, text: None).dropped == 0
+
+
 def test_the_transcript_is_for_its_owner_and_replaces_nothing(loaded, ledger, tmp_path):
     session = Session(ledger, loaded)
     turn = ask(session, FIRST[0])
@@ -128,7 +139,7 @@ def test_a_conversation_through_a_terminal(ledger, tmp_path):
             child.expect(part)
         child.expect("> ")
 
-    child.expect("2 requests are on")
+    child.expect("Requests that are on: 2")
     child.expect("> ")
     say("/help", "/save FILE")
     say(FIRST[0], r"recognised as forgotten: [01]\.\d\d \(first\)", "before", "after")

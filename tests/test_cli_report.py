@@ -57,6 +57,17 @@ def test_the_page_goes_with_the_ledger(ledger, here):  # noqa: F811
     assert page.stat().st_mode & 0o777 == 0o600
 
 
+def test_results_are_not_lost_for_a_page_that_cannot_be_drawn(here, checkpoint, monkeypatch):  # noqa: F811
+    def fails(*arguments, **more):
+        raise KeyError("word12")
+
+    monkeypatch.setattr("lunar.report.html.page", fails)
+    assert unlearn(checkpoint("llama")).exit_code == 0
+    assert "could not be drawn (KeyError)" in (here / "edit" / "report.html").read_text()
+    assert json.loads((here / "edit" / "report.json").read_text())["scores"]
+    assert run("verify", here / "edit").exit_code == 0
+
+
 def test_the_forgotten_is_shown_where_it_is_asked_for_and_nowhere_else(here, checkpoint):  # noqa: F811
     assert unlearn(checkpoint("llama"), "--layer", 1, "--show-forget").exit_code == 0
     folder = here / "edit"

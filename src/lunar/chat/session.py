@@ -97,12 +97,16 @@ class Session:
         return name not in self._off
 
     def switch(self, name: str, on: bool) -> None:
-        """Switch a request on or off, here only. Raises LunarError for an unknown one."""
+        """Switch a request on or off, here only, and start afresh: what was said is not what this model would say.
+
+        Raises LunarError for an unknown one.
+        """
         known = [one.name for one in self.requests()]
         if name not in known:
             raise unknown("request", name[:64], known or ["none, for the ledger holds no request"])
         self._off = self._off - {name} if on else self._off | {name}
         self._solve()
+        self.start_afresh()
 
     def last(self) -> Request:
         """The request that `undo` would take back. Raises LunarError where there is none."""
@@ -111,9 +115,10 @@ class Session:
         return self.requests()[-1]
 
     def undo(self, name: str) -> None:
-        """Take a request back in the ledger itself. Raises LunarError as `lunar.ledgers.undo_request`."""
+        """Take a request back in the ledger itself and start afresh. Raises LunarError as `ledgers.undo_request`."""
         undo_request(self.folder, name)
         self._read()
+        self.start_afresh()
 
     def start_afresh(self) -> None:
         """Forget what was said in this conversation; the transcript keeps it."""

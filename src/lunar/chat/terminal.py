@@ -37,7 +37,7 @@ def converse(session: Session, console: Console | None = None) -> None:
     """Read lines and answer them until the user has enough."""
     console = console or Console(highlight=False)
     _arrow_keys(session)
-    console.print(Text(f"{len(session.requests())} requests are on. Ask something, or /help."))
+    console.print(Text(f"Requests that are on: {len(session.requests())}. Ask something, or /help."))
     while True:
         try:
             line = input(PROMPT).strip()
@@ -75,7 +75,7 @@ def _handle(session: Session, console: Console, line: str) -> None:
         console.print(_requests(session))
     elif command in ("/on", "/off"):
         session.switch(rest, command == "/on")
-        console.print(Text(f"{rest} is {command[1:]}, in this conversation only."))
+        console.print(Text(f"{rest} is {command[1:]}, here only; the conversation starts afresh."))
     elif command == "/new":
         session.start_afresh()
         console.print(Text("Both sides have forgotten what was said."))
