@@ -8,6 +8,7 @@ for that.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -78,7 +79,10 @@ def adapter_effect(loaded: LoadedModel, edit: Edit, folder: Path) -> Effect:
     check_peft()
     peft: Any = import_module("peft")
     before, wanted = _before_and_after(loaded, edit)
-    wrapped = peft.PeftModel.from_pretrained(loaded.model, str(folder))
+    with warnings.catch_warnings():
+        # What PEFT still calls of transformers is for them to settle.
+        warnings.simplefilter("ignore", FutureWarning)
+        wrapped = peft.PeftModel.from_pretrained(loaded.model, str(folder))
     try:
         after = _logits(wrapped, loaded, edit)
     finally:
