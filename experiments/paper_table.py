@@ -160,7 +160,9 @@ def _missing(
 def row(architecture: str, case: Case, cell: Mapping[str, Any]) -> dict[str, Any]:
     """What the table needs to know of a cell, with what it was made by."""
     found: dict[str, Any] = {"architecture": architecture, "scenario": case.scenario, "groups": list(case.groups)}
-    found |= {"method": cell["method"], "settings": cell.get("settings"), "date": datetime.now(UTC).date().isoformat()}
+    # Those of the control are the folder of a model on this machine.
+    settings = None if cell["method"] == RETAIN_ONLY else cell.get("settings")
+    found |= {"method": cell["method"], "settings": settings, "date": datetime.now(UTC).date().isoformat()}
     found |= {name: version for name, version in versions().items() if name in ("lunar", "torch")}
     if "failed" in cell:
         return found | {"failed": cell["failed"]}
