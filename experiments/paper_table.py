@@ -33,6 +33,7 @@ import pistol
 from lunar.baselines.retain_only import RetainOnlySettings
 from lunar.comparison import OURS, UNTOUCHED, Request, compare_methods, search_all, with_forget_quality
 from lunar.errors import LunarError
+from lunar.metrics import mean
 from lunar.prompts import reference_records
 from lunar.records import Record, read_records, split_by_group
 from lunar.report import versions
@@ -270,7 +271,10 @@ def summary(found: Mapping[str, Sequence[Row]]) -> str:
     lines.append("| --- " * (6 + len(SUMMARISED)) + "|")
     for title, rows in found.items():
         score = "DS, unseen" if any(one is not None for one in column(rows, "DS, unseen")) else "DS"
-        means = {method: (mean(mine, score), mean(mine, "refusals")) for method, mine in by_method(rows).items()}
+        means = {
+            method: (mean(column(mine, score)), mean(column(mine, "refusals")))
+            for method, mine in by_method(rows).items()
+        }
         others = {name: pair[0] for name, pair in means.items() if name not in (*OURS, UNTOUCHED, *CONTROLS)}
         literature = {name: value for name, value in others.items() if value is not None}
         best = min(literature, key=literature.__getitem__, default="")
@@ -278,12 +282,6 @@ def summary(found: Mapping[str, Sequence[Row]]) -> str:
         cells += [_ratio(means, best), _pair(means.get(PAPER)), _ratio(means, PAPER)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def mean(rows: Sequence[Row], title: str) -> float | None:
-    """Over the requests that have a value; None where none has."""
-    known = [one for one in column(rows, title) if one is not None]
-    return statistics.fmean(known) if known else None
 
 
 def _pair(pair: tuple[float | None, float | None] | None) -> str:

@@ -198,7 +198,7 @@ def test_robustness_attacks_every_target_once_and_draws_the_frontier(toy, monkey
 def test_the_summary_sets_our_method_beside_the_best_baseline_and_the_paper():
     def rows(**scores):
         return [
-            {"method": method, "values": {"DS": value, "DS, unseen": 2 * value, "refusals": 0.5}}
+            {"method": method, "values": {"DS": float(value), "DS, unseen": 2.0 * value, "refusals": 0.5}}
             for method, values in scores.items()
             for value in values
         ]

@@ -154,9 +154,10 @@ class Work:
         length = context_length(self.loaded.model)
         return encode_all(self.loaded.tokenizer, records, with_answer=with_answer, context_length=length, name=name)
 
-    def tokens(self, records: Sequence[Record]) -> int:
-        """How many tokens the records have, with their answers."""
-        return sum(len(sequence.tokens) for sequence in self.encode("questions", records, with_answer=True))
+    def tokens(self, *sets: Sequence[Record]) -> int:
+        """How many tokens the records of some sets have, with their answers."""
+        encoded = (self.encode("questions", records, with_answer=True) for records in sets)
+        return sum(len(sequence.tokens) for sequences in encoded for sequence in sequences)
 
     def capture(
         self,
@@ -274,7 +275,7 @@ def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings, *
     """
     tail = tail_of(settings)
     means, passages = measured(work, sites, sets.reference, tail)
-    rows = sum(work.tokens(group) for group in (sets.forget, sets.retain, sets.neighbours)) // thin
+    rows = work.tokens(sets.forget, sets.retain, sets.neighbours) // thin
     moments = {site.layer: _sums(site.inner_width, rows) for site in sites}
     found = {}
     with work.stage("forget"):

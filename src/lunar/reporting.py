@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from lunar.requests.ledger import Texts
     from lunar.requests.state import Request
 
+UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
+"""What drawing a page raises where its contents are not of the form that it knows."""
 READ = 200
 """Prompts per set whose gate values are read at most: enough for a distribution, and few passes."""
 
@@ -154,7 +156,7 @@ def _checked_page(contents: Contents, folder: Path, show_forget: bool) -> str:
 
     try:
         return page(contents, show_forget=show_forget)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         raise LunarError(
             f"The results in {folder} are not as this version of lunar writes them ({type(error).__name__}): make them "
             "again."
@@ -167,7 +169,7 @@ def _page(contents: Contents, record: str, show_forget: bool) -> str:
 
     try:
         return page(replace(contents, record=read_record(record)), show_forget=show_forget)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         return f"<!doctype html><title>lunar</title><p>This page could not be drawn ({type(error).__name__}).</p>"
 
 

@@ -43,11 +43,8 @@ def rewordings(records: Sequence[Record], times: int, seed: int) -> list[Record]
     """
     rng = random.Random(seed)
     drawn = [rng.sample(FORMS, min(times, len(FORMS))) for _ in records]
-    return [
-        in_form(drawn[place][turn])(record)
-        for turn in range(min(times, len(FORMS)))
-        for place, record in enumerate(records)
-    ]
+    turns = zip(*drawn, strict=True)
+    return [in_form(form)(record) for turn in turns for form, record in zip(turn, records, strict=True)]
 
 
 def reworded_sample(records: Sequence[Record], count: int, seed: int) -> list[Record]:

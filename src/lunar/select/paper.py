@@ -49,7 +49,7 @@ def choose_by_answers(
     """The layer that the paper's selector takes, at the settings' strength, or 1; raises as `unlearn` does."""
     sites = editable(loaded)
     strength = 1.0 if settings.strength is None else settings.strength
-    effort = Effort(sum(work.tokens(group) for group in (forget, reference)), len(sites))
+    effort = Effort(work.tokens(forget, reference), len(sites))
     encoded = {
         "forget": work.encode("forget", forget, with_answer=False),
         "reference": work.encode("reference", reference, with_answer=False),

@@ -74,8 +74,7 @@ def choose(
     judged = {record.messages for record in held}
     sets = Sets.of(forget, kept, reference, settings)
     sets = replace(sets, neighbours=[record for record in sets.neighbours if record.messages not in judged])
-    asked = (sets.redirected, retain, sets.neighbours, reference)
-    effort = Effort(sum(work.tokens(group) for group in asked), len(sites))
+    effort = Effort(work.tokens(sets.redirected, retain, sets.neighbours, reference), len(sites))
 
     with work.stage("profile"):
         lines = _profile(work, sites, sets, [*kept, *held], settings, effort)
@@ -84,8 +83,7 @@ def choose(
     warnings = [*check_separable(lines, len(forget), len(retain), refuse), *check_words(words, refuse)]
     best = _best(loaded, sites, lines, settings, most)
     problems = _problems(work, [sites[layer] for layer in sorted(best)], sets, settings)
-    needed = (sets.redirected, kept, sets.neighbours, reference)
-    effort.add(sum(work.tokens(group) for group in needed), max(best) + 1)
+    effort.add(work.tokens(sets.redirected, kept, sets.neighbours, reference), max(best) + 1)
     with work.stage("trials", announced=True):
         bench = Bench(loaded, [sites[layer] for layer in sorted(best)], words, sample(held, JUDGED, settings.seed))
         effort.add(bench.forget_tokens + bench.retain_tokens, max(best) + 1)
@@ -164,7 +162,7 @@ def _words(
 def _problems(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings) -> dict[int, Problem]:
     """The full least squares of some layers, timed as one stage of the search."""
     own = Work(work.loaded, work.progress, saved=work.saved, resumed=work.resumed)
-    pinned = sum(work.tokens(group) for group in (sets.retain, sets.neighbours))
+    pinned = work.tokens(sets.retain, sets.neighbours)
     with work.stage("search"):
         return collect(own, sites, sets, settings, thin=max(1, min(THIN, pinned // PINNED)))
 
@@ -192,9 +190,9 @@ def _candidate(work: Work, sets: Sets, problem: Problem, settings: Settings, eff
     if settings.target != "gated":
         return Candidate(problem.site, problem.solve(settings), passage=problem.passage)
     layers = problem.site.layer + 2
-    pinned = sum(work.tokens(group) for group in (sets.retain, sets.neighbours))
+    pinned = work.tokens(sets.retain, sets.neighbours)
     # Once to look at the pinned prompts, once more with the flags in place.
-    effort.add(2 * pinned + sum(work.tokens(group) for group in (sets.redirected, sets.reference)), layers)
+    effort.add(2 * pinned + work.tokens(sets.redirected, sets.reference), layers)
     built = build(Work(work.loaded, work.progress), sets, problem, settings)
     return Candidate(problem.site, built.solution, built.behind)
 
