@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from lunar.errors import LunarError
 from lunar.requests import store
@@ -190,6 +191,36 @@ def test_a_lock_is_given_back_when_its_process_is_killed(folder):
     process.kill()
     process.join()
     committed(folder, "second")
+
+
+def test_what_safetensors_had_written_when_the_process_was_killed_is_no_fault_and_is_removed(folder):
+    # It writes under a name of its own first; which one, only a real kill in the middle of a real write can tell.
+    from safetensors.torch import save_file
+
+    large = {"rows": torch.zeros(16_000_000)}
+    named = {path.name for path in (folder / "kept").iterdir()}
+
+    def write():
+        with Store.locked(folder) as opened:
+            opened.commit({"text": "second"}, {"kept/two.safetensors": lambda path: save_file(large, path)})
+
+    def left():
+        names = {path.name for path in (folder / "kept").iterdir()} - named
+        return names - {"two.safetensors", f".two.safetensors{store.TEMPORARY}"}
+
+    for _ in range(20):
+        process = multiprocessing.get_context("fork").Process(target=write)
+        process.start()
+        while process.is_alive() and not left():
+            pass
+        process.kill()
+        process.join()
+        if left():
+            break
+    assert left(), "never killed in the middle of a write"
+    assert Store.open(folder).faults() == []
+    settle(folder)
+    assert not left()
 
 
 def test_a_manifest_with_any_other_character_is_refused(folder):

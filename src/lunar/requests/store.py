@@ -25,8 +25,8 @@ from lunar.report import flush
 MANIFEST, LOCK, KEPT = "ledger.json", ".lock", "kept"
 FORMAT = 1
 TEMPORARY = ".partial"
-KEPT_NAMES = (".safetensors", TEMPORARY)
-"""How the names of kept files end: what else lies among them was not put there by this module."""
+_UNFINISHED = re.compile(rf".+{re.escape(TEMPORARY)}|\.tmp[A-Za-z0-9]{{6}}")
+"""Files that a killed process left: under this module's temporary names, and those safetensors writes under first."""
 _STAGED = re.compile(r"\.(?P<name>[\w.-]+)\.(?P<generation>\d+)")
 
 Writer = Callable[[Path], None]
@@ -161,7 +161,7 @@ class Store:
             except OSError as error:
                 found.append(f"The ledger's file {name} cannot be read ({error.strerror}).")
         # What another process is writing, or a killed one left, is removed by `settle`; anything else is somebody's.
-        strange = [path.name for path in self._unnamed() if not path.name.endswith(KEPT_NAMES)]
+        strange = [path.name for path in self._unnamed() if not _is_kept(path)]
         return found + [f"{KEPT}/{name} is no file of this ledger: take it away." for name in strange]
 
     # How it is done
@@ -210,14 +210,19 @@ class Store:
                 place.unlink()
             for path in self.folder.iterdir():
                 # A staged file of this generation is gone by now, so whatever is left belongs to none.
-                if path.is_file() and (path.name.endswith(TEMPORARY) or _STAGED.fullmatch(path.name)):
+                if path.is_file() and (_UNFINISHED.fullmatch(path.name) or _STAGED.fullmatch(path.name)):
                     path.unlink()
             for path in self._unnamed():
-                if path.is_file() and path.name.endswith(KEPT_NAMES):
+                if path.is_file() and _is_kept(path):
                     path.unlink()
             flush(self.folder)
         except OSError as error:
             raise unwritable(self.folder, error) from error
+
+
+def _is_kept(path: Path) -> bool:
+    """Whether a name among the kept files is one that this module gives; what else lies there is somebody's."""
+    return path.suffix == ".safetensors" or _UNFINISHED.fullmatch(path.name) is not None
 
 
 def settle(folder: Path) -> None:
@@ -225,7 +230,7 @@ def settle(folder: Path) -> None:
     if is_ledger(folder):
         store = Store.open(folder)
         staged = any(store._staged(name).is_file() for name in store.files)
-        undone = any(path.name.endswith(KEPT_NAMES) for path in store._unnamed())
+        undone = any(map(_is_kept, store._unnamed()))
         if staged or undone or store._left_over():
             with contextlib.suppress(LunarError), Store.locked(folder):
                 pass
