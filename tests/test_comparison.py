@@ -149,6 +149,10 @@ def test_settings_are_tried_out_on_a_part_of_the_retain_set_and_never_on_the_req
     assert not {record.prompt for record in tried.forget} & {record.prompt for record in tried.retain}
     assert set(tried.splits) == {"forget", "retain"}
     plain = [dataclasses.replace(record, group=None) for record in retain]
+    named = [Record.of(f"What does {name} eat {when}?", "rice") for name in ("Ada", "Bo", "Cy") for when in "abcde"]
+    tried = validation_request(dataclasses.replace(request_, retain=named))
+    assert len({record.prompt.split()[2] for record in tried.forget}) == 1  # all that is asked about one of them
+    assert (len(tried.forget), len(tried.retain)) == (5, 10)
     assert len(validation_request(dataclasses.replace(request_, retain=plain)).forget) == 3
     assert validation_request(dataclasses.replace(request_, retain=plain[:7])) is None
 

@@ -24,7 +24,7 @@ from lunar.moments import FewRows, Moments, ReferenceMean
 from lunar.neighbours import neighbours
 from lunar.passage import NORMALISED, Passage, RowSize, passage_of, written
 from lunar.progress import Progress
-from lunar.prompts import TokenSequence, encode_all
+from lunar.prompts import TokenSequence, encode
 from lunar.records import Record
 from lunar.rewordings import reworded_sample, rewordings
 from lunar.settings import TAIL, Settings
@@ -132,6 +132,7 @@ class Work:
     seconds: dict[str, float] = field(default_factory=dict)
     saved: SavedSums | None = None
     resumed: dict[str, int] = field(default_factory=dict)
+    _encoded: dict[tuple[Record, bool], TokenSequence] = field(default_factory=dict, repr=False)
 
     @contextmanager
     def stage(self, name: str, *, announced: bool = False) -> Iterator[None]:
@@ -152,7 +153,17 @@ class Work:
     def encode(self, name: str, records: Sequence[Record], *, with_answer: bool) -> list[TokenSequence]:
         """The records as the model reads them; raises LunarError where one does not fit."""
         length = context_length(self.loaded.model)
-        return encode_all(self.loaded.tokenizer, records, with_answer=with_answer, context_length=length, name=name)
+        for number, record in enumerate(records, 1):
+            if (record, with_answer) not in self._encoded:
+                self._encoded[record, with_answer] = encode(
+                    self.loaded.tokenizer,
+                    record,
+                    with_answer=with_answer,
+                    context_length=length,
+                    name=name,
+                    number=number,
+                )
+        return [self._encoded[record, with_answer] for record in records]
 
     def tokens(self, *sets: Sequence[Record]) -> int:
         """How many tokens the records of some sets have, with their answers."""

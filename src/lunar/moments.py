@@ -19,6 +19,8 @@ from torch import Tensor
 from lunar.errors import LunarError
 
 FORMAT = "lunar moments 1"
+BLOCK = 256
+"""Rows of a second moment that are added to at once."""
 
 
 @dataclass
@@ -46,8 +48,12 @@ class Moments:
                 f"Rows of width {len(self.second)} were expected, but {inner.shape[1]} came: take all rows from the "
                 "same layer of the same model."
             )
-        exact = inner.to(self.second)
-        self.second.addmm_(exact.T, exact * weights.to(exact)[:, None])
+        exact = inner.to(self.second) * weights.to(self.second).sqrt()[:, None]
+        for start in range(0, len(self.second), BLOCK):
+            # What lies left of the diagonal's block is known from the other side of it: nearly half of the work.
+            stop = start + BLOCK
+            self.second[start:stop, start:].addmm_(exact[:, start:stop].T, exact[:, start:])
+            self.second[stop:, start:stop] = self.second[start:stop, stop:].T
         self.rows += len(inner)
         return self
 

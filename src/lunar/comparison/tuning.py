@@ -16,38 +16,56 @@ from lunar.errors import LunarError
 from lunar.evaluation import answer_records
 from lunar.metrics import Observed, deviation_score, metric, score
 from lunar.models import LoadedModel
+from lunar.neighbours import prompt_names
 from lunar.progress import Progress
 from lunar.records import Record
 
-VALIDATION, VALIDATION_RETAINED = 20, 300
+VALIDATION, VALIDATION_RETAINED = 20, 150
 """Records forgotten and retained at most where settings are tried out on a user's own retain set."""
 
 
 def validation_request(request: Request) -> Request | None:
     """A request to forget a part of what is to be retained, for choosing settings without a look at the real one.
 
-    The part, of 20 records at most, is the retained group nearest in size to the forget set, or a random sample where
-    there are fewer than three groups; the rest, of 300 at most, is retained. None where the retain set has too few
-    known answers to be divided.
+    The part, of 20 records at most, is the retained group nearest in size to the forget set. Where there are fewer than
+    three groups, records that name the same are one; where fewer than three names stand in two records, it is a random
+    sample. The rest, of 150 at most, is retained. None where the retain set has too few known answers to be divided.
     """
     known = [record for record in request.retain if record.answer]
     size = min(len(request.forget), VALIDATION, len(known) // 4)
     if size < 2:
         return None
     rng = random.Random(request.seed)
-    groups: dict[str, list[Record]] = {}
-    for record in known:
-        if record.group is not None:
-            groups.setdefault(record.group, []).append(record)
-    if len(groups) < 3:
-        part = rng.sample(known, size)
-    else:
+    groups = _groups(known)
+    if groups:
         names = rng.sample(sorted(groups), len(groups))
         part = groups[min(names, key=lambda name: abs(len(groups[name]) - size))]
+    else:
+        part = rng.sample(known, size)
     left_out = {record.messages for record in part}
     rest = [record for record in known if record.messages not in left_out]
     part, rest = part[:VALIDATION], rng.sample(rest, min(len(rest), VALIDATION_RETAINED))
     return replace(request, forget=part, retain=rest, splits={FORGET: part, "retain": rest})
+
+
+def _groups(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The records by group or, where there are fewer than three, by the names in them; none where those are few too.
+
+    Questions that say the same in other words are forgotten together: some of them forgotten and others retained is
+    a request that nothing can do, and says nothing about settings.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        if record.group is not None:
+            groups.setdefault(record.group, []).append(record)
+    if len(groups) >= 3:
+        return groups
+    named: dict[str, list[Record]] = {}
+    for record in records:
+        for name in dict.fromkeys(prompt_names(record.prompt)):
+            named.setdefault(name, []).append(record)
+    several = {name: found for name, found in named.items() if 1 < len(found) <= len(records) / 2}
+    return several if len(several) >= 3 else {}
 
 
 def search_all(
