@@ -283,7 +283,7 @@ def compare(
     forget_group: Groups = None,
     methods: Annotated[str, typer.Option(help="all, or names separated by commas.")] = "all",
     search: Annotated[
-        bool, typer.Option(help="Choose each method's settings on a part of the retain set, or take its paper's.")
+        bool, typer.Option(help="Choose each baseline's settings on a part of the retain set, or take its paper's.")
     ] = True,
     retain_only: Annotated[
         str | None, typer.Option(help="A model trained without the forget set, as a control.")

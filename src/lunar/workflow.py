@@ -278,10 +278,11 @@ def compare_files(
 ) -> dict[str, Any]:
     """Run several methods on one request and write their scores; a run that was cut off goes on where it was.
 
-    With `search` the settings of every method are the best of its few candidates at forgetting a part of the retain
-    set, otherwise those of its paper. `holdout` names records like the forgotten ones that the model was never trained
-    on, for membership inference. `output` gets a file per method under `cells` and all of them together in
-    `comparison.json`, whose content is returned, and in the page. Where no answer is known, the model's own stands in.
+    With `search` the settings of every baseline are the best of its few candidates at forgetting a part of the retain
+    set, otherwise those of its paper; ours finds layer and strength itself, from the same data as it edits by.
+    `holdout` names records like the forgotten ones that the model was never trained on, for membership inference.
+    `output` gets a file per method under `cells` and all of them together in `comparison.json`, whose content is
+    returned, and in the page. Where no answer is known, the model's own stands in.
     """
     names = method_names(methods)
     if retain_only is not None:
@@ -293,7 +294,7 @@ def compare_files(
     splits = _splits(data, holdout)
     preflight.check_model(model, None, {**splits, "reference": data.reference})
     from lunar.baselines.retain_only import RetainOnlySettings
-    from lunar.comparison import Request, compare_methods, search_all, validation_request, with_forget_quality
+    from lunar.comparison import OURS, Request, compare_methods, search_all, validation_request, with_forget_quality
     from lunar.evaluation import own_answers
 
     loaded = load(model, device, progress)
@@ -303,7 +304,9 @@ def compare_files(
     validation = validation_request(request) if search else None
     settings: dict[str, Any] = {}
     if validation is not None:
-        settings = search_all(loaded, validation, names, output / SEARCH, progress)
+        settings = search_all(
+            loaded, validation, [name for name in names if name not in OURS], output / SEARCH, progress
+        )
     if retain_only is not None:
         settings[RETAIN_ONLY] = RetainOnlySettings(retain_only)
     cells = with_forget_quality(
