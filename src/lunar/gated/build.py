@@ -103,7 +103,9 @@ def build(work: Work, sets: Sets, problem: Problem, settings: Settings) -> Gated
         others, _ = _last(work, "other prompts", reader, pinned)
     wanted = _reference(work, reader, sets.reference) - residual.double()
     strength = 1.0 if settings.strength is None else settings.strength
-    units = find_units(loaded, reader, flags, seen.use, channels, inputs, strength * wanted, others)
+    units = find_units(
+        loaded, reader, flags, seen.use, channels, inputs, strength * wanted, others, len(sets.neighbours)
+    )
     return Gated(solution, _behind(loaded, reader, units), units)
 
 

@@ -23,6 +23,9 @@ STEEP, SOFT = 40.0, 0.06
 """β, the slope of the comparison, and ω, the share of the flag over which it opens."""
 OPEN_AT = 0.35
 """Where the threshold lies between the highest flag of a pinned prompt (0) and the lowest of a forget prompt (1)."""
+OPENED = 0.01
+"""Share of the neighbours that may stand above the threshold. A neighbour with one syllable of a name changed can look
+as the forget prompt does, and is a question about nobody; without this a single one would make the edit impossible."""
 NEARLY_SINGULAR = 1e-6
 """Added to the Gram matrix of the units' openings, which are about 1."""
 
@@ -38,7 +41,7 @@ class Units:
         columns: [d, units] of the write-back matrix.
         threshold: θ, what share of the bar a flag must exceed.
         lowest: the lowest share of the bar of a forget prompt at its own flag.
-        highest: the highest of a pinned prompt at any.
+        highest: the highest of a pinned prompt at any, a few neighbours aside.
     """
 
     places: Int[Tensor, " units"]
@@ -59,6 +62,7 @@ def find_units(
     inputs: Float[Tensor, "rows d"],
     wanted: Float[Tensor, "rows d"],
     pinned: Float[Tensor, "others d"],
+    invented: int,
 ) -> Units:
     """Set the threshold between forget and pinned prompts, and solve for what the units write.
 
@@ -71,14 +75,16 @@ def find_units(
         inputs: of the MLP at the forget prompts' last tokens, with flags.
         wanted: changes of the layer's output there.
         pinned: inputs at other prompts' last tokens, with flags.
+        invented: how many of them, at the end, are neighbours that nobody gave.
 
-    Raises LunarError where a pinned prompt's flag stands as high as a forget prompt's.
+    Raises LunarError where the flag of a prompt that was given to be left alone, or of more than a few neighbours,
+    stands as high as a forget prompt's.
     """
     exact, others = inputs.double(), pinned.double()
     size = float((exact / reader.scale).square().mean().sqrt())
     flag, bar = flags.readings(reader.scale, size)
     lowest = float(((exact @ flag.T).gather(1, channels[:, None])[:, 0] / (exact @ bar)).min())
-    highest = float(((others @ flag.T).amax(1) / (others @ bar)).max())
+    highest = _highest((others @ flag.T).amax(1) / (others @ bar), invented)
     if not lowest > highest:
         raise LunarError(
             f"Flags of forget prompts that stand out were expected, but the lowest reads {lowest:.2f} and the highest "
@@ -100,3 +106,11 @@ def find_units(
     gram.diagonal().add_(NEARLY_SINGULAR)
     down = torch.linalg.solve(gram, opened.T @ asked)
     return Units(places, gate, up, torch.cat([down, -down]).T / STEEP, threshold, lowest, highest)
+
+
+def _highest(readings: Float[Tensor, " others"], invented: int) -> float:
+    """The highest reading of the prompts that were given, or the lowest that only a few neighbours exceed."""
+    given, neighbours = readings[: len(readings) - invented], readings[len(readings) - invented :]
+    few = int(OPENED * invented)
+    parts = [given, neighbours.sort().values[: len(neighbours) - few]]
+    return float(torch.cat(parts).max())

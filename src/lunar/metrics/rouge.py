@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from lunar.metrics.observed import Metric, Observed, Values
@@ -18,9 +18,16 @@ from lunar.records import Record
 @cache
 def scorer(kind: str) -> Any:
     """The stemming scorer of the rouge-score package for "rouge1" or "rougeL"."""
-    from rouge_score import rouge_scorer
+    from rouge_score import rouge_scorer, tokenizers
 
-    return rouge_scorer.RougeScorer([kind], use_stemmer=True)
+    return rouge_scorer.RougeScorer([kind], tokenizer=_Stemmed(tokenizers.DefaultTokenizer(use_stemmer=True)))
+
+
+class _Stemmed:
+    """The package's tokenizer, which stems a text that is compared with many others only once."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenize = lru_cache(maxsize=4096)(tokenizer.tokenize)
 
 
 def rouge1(answers: Sequence[str], records: Sequence[Record]) -> list[float | None]:
