@@ -40,6 +40,8 @@ from lunar.report import versions
 from lunar.settings import RETAIN_ONLY, method_names
 
 SCENARIOS = ("all", "half", "three", "single")
+SHARES = {"all": 1.0, "half": 0.5, "tenth": 0.1}
+"""Of the other groups, what is given as retain data; "three" gives all of them, "single" one."""
 GROUPS = ("A_B", "A_m", "E1_F1", "B_p2", "A_C3")
 ROWS_FILE = "rows.json"
 COLUMNS = {
@@ -106,7 +108,7 @@ def request(data: Sequence[Record], facts: Sequence[Record], case: Case, seed: i
     """What the methods get and what is measured; half of the facts are never given."""
     forget, others = split_by_group(data, list(case.groups), "data")
     count = len({record.group for record in others})
-    share = {"half": 0.5, "single": 1 / count}.get(case.scenario, 1.0)
+    share = (SHARES | {"single": 1 / count}).get(case.scenario, 1.0)
     retain, unseen = pistol.divide(others, share, seed)
     given, left_out = pistol.halve(facts, seed)
     splits = {"forget": forget, "retain": retain, "retain_unseen": unseen, "facts_unseen": left_out}

@@ -12,11 +12,13 @@ import pytest
 from lunar.tiny import train
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
+import edges
 import paper_table
 import pistol
 import robustness
 import sequence
 
+from lunar.method import unlearn
 from lunar.records import Record
 
 
@@ -168,6 +170,52 @@ def test_the_sequence_measures_every_request_and_checks_order_and_undo(toy, caps
     assert results["checks"]["rank_after_undoing_all"] == 0
     assert (toy / "sequence" / "sequence.svg").read_text(encoding="utf-8").startswith("<?xml")
     assert "facts_unseen" in capsys.readouterr().out
+
+
+def test_edges_forget_every_group_with_every_share_and_finished_cells_are_kept(toy, monkeypatch, capsys):
+    # The toy model declines nothing, so that the search for the layer would refuse every request.
+    found = []
+
+    def fixed(loaded, forget, settings, **others):
+        found.append(len(others["retain"]))
+        return unlearn(loaded, forget, settings=dataclasses.replace(settings, layer=0), **others)
+
+    monkeypatch.setattr(edges, "unlearn", fixed)
+    paths = ["--data", str(toy / "data.json"), "--facts", str(toy / "facts.json"), "--output", str(toy / "out")]
+    monkeypatch.setattr(sys, "argv", ["edges.py", *paths, "--shares", "all,tenth", "--groups", "Abc,Bcd"])
+    monkeypatch.setattr(edges, "_how", lambda found: {"left_out": found.gate.leave_one_out.tolist(), "passes": 1.0})
+    assert edges.main() == 0
+    assert found == [14, 5, 14, 5]  # 12 or 3 of the other groups, and half of the facts
+    assert "| tenth | worst | 2 of 2 |" in (toy / "out" / "table.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(edges, "unlearn", None)
+    assert edges.main() == 0
+    assert "Bcd      tenth" in capsys.readouterr().out
+
+
+def test_edges_tell_the_median_from_the_worst_and_rank_leaks():
+    def cell(forget, unseen, left_out, leaks):
+        scores = {"forget": forget, "retain": 1.0, "retain_unseen": unseen}
+        return {"scores": scores, "left_out": left_out, "leaks": leaks, "passes": 2.0}
+
+    some = [
+        cell(0.0, 1.0, [1.0, 0.9], [[0.0, 0.0], [0.1]]),
+        cell(0.1, 0.9, [0.5], [[0.4, 0.6]]),
+        cell(0.3, 0.5, [0.2], [[]]),
+    ]
+    assert edges.correlation(some) == pytest.approx(-1)
+    assert edges.correlation(some[1:]) is None  # two prompts are too few to rank
+    rows = edges.table(
+        {("half", str(number)): one for number, one in enumerate(some)} | {("half", "x"): {"failed": ""}}
+    )
+    head, _, *lines = ([part.strip() for part in line.split("|")] for line in rows.splitlines())
+    read = {line[2]: dict(zip(head, line, strict=True)) for line in lines}
+    assert read["median"]["forget"] == "0.100"
+    assert read["worst"]["forget"] == "0.300"
+    assert read["median"]["retain unseen"] == "0.900"
+    assert read["worst"]["retain unseen"] == "0.500"
+    assert read["worst"]["DS"] == "30.0"
+    assert read["worst"]["groups"] == "3 of 4"
+    assert read["median"]["rank correlation"] == "-1.00"
 
 
 def test_robustness_attacks_every_target_once_and_draws_the_frontier(toy, monkeypatch, capsys):

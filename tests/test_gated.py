@@ -11,6 +11,7 @@ from lunar.evaluation import compare, summary
 from lunar.gated import can_build
 from lunar.gated.flags import LOWEST, channels_of, find_flags, one_sided
 from lunar.gated.reader import reader_behind
+from lunar.gated.units import _below_a_few
 from lunar.method import unlearn
 from lunar.models import find_sites, load_model
 from lunar.preflight import check_ledger
@@ -120,6 +121,13 @@ def test_flags_stand_on_their_own_prompts_and_the_bar_on_all_others():
     written = flags.solution().write @ torch.tensor([0.0, 1.0, 0.0, 0.0, 2.0]).double()
     assert torch.allclose(rows @ (2 * written), torch.tensor([0.0, 1.0, 0.0, 0.0]).double(), atol=1e-9)
     assert float(height @ (2 * written)) == pytest.approx(2)
+
+
+def test_a_few_neighbours_may_read_as_forget_prompts_do_but_no_prompt_that_was_given():
+    readings = torch.cat([torch.tensor([0.1, 0.2]), torch.linspace(0.3, 0.5, 98), torch.tensor([0.9, 0.8])])
+    assert _below_a_few(readings, invented=100) == pytest.approx(0.5)
+    assert _below_a_few(readings, invented=40) == pytest.approx(0.9)  # two of a hundred are none of forty
+    assert _below_a_few(readings.flip(0), invented=100) == pytest.approx(0.9)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ STEEP, SOFT = 40.0, 0.06
 """β, the slope of the comparison, and ω, the share of the flag over which it opens."""
 OPEN_AT = 0.35
 """Where the threshold lies between the highest flag of a pinned prompt (0) and the lowest of a forget prompt (1)."""
-OPENED = 0.01
+OPENED = 0.02
 """Share of the neighbours that may stand above the threshold. A neighbour with one syllable of a name changed can look
 as the forget prompt does, and is a question about nobody; without this a single one would make the edit impossible."""
 NEARLY_SINGULAR = 1e-6
@@ -84,7 +84,10 @@ def find_units(
     size = float((exact / reader.scale).square().mean().sqrt())
     flag, bar = flags.readings(reader.scale, size)
     lowest = float(((exact @ flag.T).gather(1, channels[:, None])[:, 0] / (exact @ bar)).min())
-    highest = _highest((others @ flag.T).amax(1) / (others @ bar), invented)
+    readings = (others @ flag.T).amax(1) / (others @ bar)
+    highest = float(readings.max())
+    if not lowest > highest:
+        highest = _below_a_few(readings, invented)
     if not lowest > highest:
         raise LunarError(
             f"Flags of forget prompts that stand out were expected, but the lowest reads {lowest:.2f} and the highest "
@@ -108,9 +111,7 @@ def find_units(
     return Units(places, gate, up, torch.cat([down, -down]).T / STEEP, threshold, lowest, highest)
 
 
-def _highest(readings: Float[Tensor, " others"], invented: int) -> float:
-    """The highest reading of the prompts that were given, or the lowest that only a few neighbours exceed."""
+def _below_a_few(readings: Float[Tensor, " others"], invented: int) -> float:
+    """The highest reading of the prompts that were given, and of the neighbours without the few highest."""
     given, neighbours = readings[: len(readings) - invented], readings[len(readings) - invented :]
-    few = int(OPENED * invented)
-    parts = [given, neighbours.sort().values[: len(neighbours) - few]]
-    return float(torch.cat(parts).max())
+    return float(torch.cat([given, neighbours.sort().values[: invented - int(OPENED * invented)]]).max())
