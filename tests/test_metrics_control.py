@@ -130,6 +130,7 @@ def test_the_likeness_to_refusals_is_highest_for_those_who_decline() -> None:
         "rouge_l",
         "exact_match",
         "answer_probability",
+        "choice_probability",
         "mean_reciprocal_rank",
         "mean_reciprocal_rank_teacher_forced",
         "extraction_strength",
@@ -144,8 +145,9 @@ def test_what_is_remembered_tells_the_untouched_from_the_edited_and_the_edited_f
         assert value(name, MODELS["edited"].retain) > 2 * value(name, MODELS[damaged].retain)
 
 
-def test_the_top_hit_rate_sees_babble_only() -> None:
-    assert {name: value("hit_rate", MODELS[name].forget) for name in MODELS} == {
+@pytest.mark.parametrize("rate", ["hit_rate", "hit_rate_teacher_forced"])
+def test_the_top_hit_rate_sees_babble_only(rate: str) -> None:
+    assert {name: value(rate, MODELS[name].forget) for name in MODELS} == {
         "retain-only": 1,
         "edited": 1,
         "untouched": 1,
