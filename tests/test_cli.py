@@ -180,7 +180,8 @@ def test_the_papers_selector_and_the_reason_are_shown(here, checkpoint):
 
 def test_evaluate_and_ask_with_and_without_an_edit(here, checkpoint):
     model = checkpoint("llama")
-    report = json.loads(unlearn(model, "--json", "--target", "collapse", "--strength", 3).stdout)
+    report = json.loads(unlearn(model, "--json", "--prefer", "robust", "--strength", 3).stdout)
+    assert report["settings"]["target"] == "collapse"
     sets = ("--forget", "forget.jsonl", "--retain", "retain.jsonl")
     evaluated = json.loads(run("evaluate", model, "--edit", "edit", *sets, "--json").stdout)
     assert evaluated["scores"] == report["scores"]
@@ -272,6 +273,8 @@ def make_bad(here: Path, checkpoint: Path) -> dict[str, tuple[list[str], str]]:
         "ridge": ([*usual, "--ridge", "-1"], "ridge"),
         "strength": ([*usual, "--strength", "nan"], "strength"),
         "target": ([*usual, "--target", "shit"], "target"),
+        "preference": ([*usual, "--prefer", "everything"], "sparing, robust"),
+        "preference and target": ([*usual, "--prefer", "robust", "--target", "shift"], "leave one out"),
         "full output": (["unlearn", model, *sets, "--output", "full"], "not empty"),
         "file output": (["unlearn", model, *sets, "--output", "forget.jsonl"], "is a file"),
         "missing recipe": (["unlearn", "--from", "none.toml", *output], "none.toml"),

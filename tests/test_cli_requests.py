@@ -116,7 +116,7 @@ def test_bad_input_is_one_sentence_and_changes_nothing(ledger, here):  # noqa: F
     ]
     for arguments, words in cases:
         assert_refused(run(*arguments), words)
-    for option in (("--layer", "2"), ("--output", "new"), ("--target", "shift")):
+    for option in (("--layer", "2"), ("--output", "new"), ("--prefer", "robust")):
         result = run("unlearn", ledger, "--forget", "second.jsonl", *option)
         assert result.exit_code == 2
         assert option[0] in result.stderr

@@ -27,7 +27,7 @@ from typer.core import TyperGroup
 from lunar import cli_attack, cli_chat, cli_doctor, cli_prompts, cli_report, cli_requests
 from lunar.errors import LunarError
 from lunar.options import Device, Groups, Json, Quiet, Seed, ShowForget, print_json, stages
-from lunar.settings import Settings
+from lunar.settings import Settings, preferred
 
 
 class _Group(TyperGroup):
@@ -121,10 +121,11 @@ def unlearn(
         typer.Option(help="Whose answers to take on: unverifiable (default), refusal, or a file of prompts."),
     ] = None,
     forget_group: Groups = None,
-    target: Annotated[
+    prefer: Annotated[
         str | None,
-        typer.Option(help="shift (default, most sparing), collapse (most robust) or split."),
+        typer.Option(help="sparing (default): lose nothing else; or robust: stand against who holds the weights."),
     ] = None,
+    target: Annotated[str | None, typer.Option(help="shift, collapse or split, instead of --prefer.")] = None,
     layer: Annotated[
         str | None,
         typer.Option(help="auto (default: searched for), paper (its selector), or a number, negative from the end."),
@@ -159,7 +160,14 @@ def unlearn(
     from lunar.workflow import unlearn_files
 
     if model is not None and is_ledger(model):
-        decided = {"reference": reference, "target": target, "layer": layer, "strength": strength, "ridge": ridge}
+        decided = {
+            "reference": reference,
+            "prefer": prefer,
+            "target": target,
+            "layer": layer,
+            "strength": strength,
+            "ridge": ridge,
+        }
         cli_requests.refuse_beside_ledger(decided | {"seed": seed, "from": recipe, "output": output})
         cli_requests.add(
             Path(model),
@@ -177,6 +185,8 @@ def unlearn(
     if output is None:
         raise typer.BadParameter("Missing option '--output'.")
     check_output(output)
+    if prefer is not None:
+        target = preferred(prefer, target)
     asked = {"target": target, "layer": _layer(layer), "strength": strength, "ridge": ridge, "seed": seed}
     knobs: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if recipe is not None:

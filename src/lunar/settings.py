@@ -14,6 +14,10 @@ LINEAR = ("shift", "collapse", "split")
 TARGETS = (*LINEAR, "gated")
 """What an edit may be asked for; the last, of several matrices, is made by `lunar.gated`."""
 
+PREFERENCES = {"sparing": "shift", "robust": "collapse"}
+"""Targets by what matters more: what nobody listed, or standing against those who hold the weights. Between the two is
+a trade (docs/results.md)."""
+
 TAIL = {"shift": 1, "collapse": 9, "split": 9, "gated": 1}
 """How many of the last prompt tokens each target redirects unless told otherwise."""
 
@@ -29,6 +33,15 @@ HOLDOUT = "holdout"
 
 BASELINES = (*"ascent difference kl dpo idk npo simnpo rmu lunar-reference prompt".split(), RETAIN_ONLY)
 """The methods that ours is compared with; `lunar.baselines` has them."""
+
+
+def preferred(prefer: str, target: str | None = None) -> str:
+    """The target for a preference; raises LunarError for an unknown one, and where a target is given beside it."""
+    if target is not None:
+        raise LunarError("--prefer and --target both say what to edit towards, so leave one out.")
+    if prefer not in PREFERENCES:
+        raise LunarError(f"--prefer must be one of {', '.join(PREFERENCES)}, but {prefer!r} came.")
+    return PREFERENCES[prefer]
 
 
 def method_names(wanted: str) -> list[str]:
