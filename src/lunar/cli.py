@@ -10,7 +10,8 @@
     lunar prompts MODEL --about "NAME" --output FILE    questions to forget, from a name
     lunar chat DIR                              before and after side by side, in the terminal
     lunar doctor                                what is installed, and what is missing
-    lunar report DIR                            write the page again that these and `compare` write
+    lunar compare MODEL --forget FILE --retain FILE --output DIR    beside the methods of the literature
+    lunar report DIR                            write the page again that these write
 
 Results go to standard output, progress and messages to standard error. Bad input is one sentence and exit code 2.
 """
@@ -24,9 +25,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lunar import cli_attack, cli_chat, cli_doctor, cli_prompts, cli_report, cli_requests
+from lunar import cli_attack, cli_chat, cli_compare, cli_doctor, cli_prompts, cli_report, cli_requests
 from lunar.errors import LunarError
-from lunar.options import Device, Groups, Json, Quiet, Seed, ShowForget, print_json, stages
+from lunar.options import Device, Groups, Json, Model, Quiet, ShowForget, print_json, stages
 from lunar.settings import Settings, preferred
 
 
@@ -47,13 +48,13 @@ app = typer.Typer(
 )  # fmt: skip
 
 app.add_typer(cli_requests.commands)
+app.add_typer(cli_compare.commands)
 app.add_typer(cli_attack.commands)
 app.add_typer(cli_prompts.commands)
 app.add_typer(cli_chat.commands)
 app.add_typer(cli_doctor.commands)
 app.add_typer(cli_report.commands)
 
-Model = Annotated[str, typer.Argument(help="A folder, a Hub id, or `tiny` (the embedded model).", show_default=False)]
 EditFolder = Annotated[Path | None, typer.Option("--edit", help="Output folder of `lunar unlearn`.")]
 
 
@@ -279,62 +280,6 @@ def evaluate(
         from lunar.report import terminal
 
         terminal.show(terminal.scores_table(result), terminal.deviation_line(result))
-
-
-@app.command()
-def compare(
-    model: Model,
-    forget: Annotated[str, typer.Option(help="What to forget, with answers: a file or a Hub data set.")],
-    output: Annotated[Path, typer.Option(help="New folder, or one to go on with.", show_default=False)],
-    retain: Annotated[
-        str | None, typer.Option(help="What to leave alone, with answers (default: the other groups of --forget).")
-    ] = None,
-    reference: Annotated[str, typer.Option(help="unverifiable, refusal, or a file of prompts.")] = "unverifiable",
-    forget_group: Groups = None,
-    methods: Annotated[str, typer.Option(help="all, or names separated by commas.")] = "all",
-    search: Annotated[
-        bool, typer.Option(help="Choose each baseline's settings on a part of the retain set, or take its paper's.")
-    ] = True,
-    retain_only: Annotated[
-        str | None, typer.Option(help="A model trained without the forget set, as a control.")
-    ] = None,
-    holdout: Annotated[
-        str | None, typer.Option(help="Records like the forgotten ones that the model never saw, for membership tests.")
-    ] = None,
-    seed: Seed = 0,
-    device: Device = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Run our method, the baselines of the literature and the controls on one request, and measure them alike."""
-    from lunar.workflow import compare_files
-
-    with stages(as_json, quiet) as progress:
-        result = compare_files(
-            model,
-            forget,
-            retain,
-            output,
-            reference=reference,
-            forget_groups=forget_group or (),
-            methods=methods,
-            search=search,
-            retain_only=retain_only,
-            holdout=holdout,
-            seed=seed,
-            device=device,
-            progress=progress,
-        )
-    if as_json:
-        print_json({**result, "output": str(output)})
-    elif quiet:
-        typer.echo(output)
-    else:
-        from lunar.report import terminal
-
-        terminal.show(
-            terminal.comparison_table(result["cells"]), f"Files: {output} (report.html, comparison.json, cells)"
-        )
 
 
 @app.command()

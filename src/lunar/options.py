@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from lunar.report.progress import Stages
 
+Model = Annotated[str, typer.Argument(help="A folder, a Hub id, or `tiny` (the embedded model).", show_default=False)]
 Device = Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda, … (default: cuda if there is one)")]
 Groups = Annotated[
     list[str] | None,
