@@ -15,8 +15,7 @@ test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 # The documentation as a site, into site/; a broken link or an unknown name in it is an error.
-docs: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+docs: $(VENV)/installed-docs
 	$(BIN)/mkdocs build --strict
 
 # Retrains the embedded model and overwrites the weights in the package; about 25 minutes on 2 cores.
@@ -35,4 +34,8 @@ $(VENV)/installed: $(VENV)/bin/pip pyproject.toml constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	touch $@

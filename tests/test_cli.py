@@ -124,6 +124,27 @@ def test_groups_of_one_file_split_it_into_forget_and_retain(here, checkpoint):
     assert again["scores"] == report["scores"]
 
 
+def test_the_file_that_a_forget_file_names_is_retained_unless_another_is_given(here, checkpoint):
+    write_lines(here / "named.jsonl", [{**row, "retain_file": "retain.jsonl"} for row in FORGET])
+    model = checkpoint("llama")
+    more = ("--layer", "0", "--reference", "reference.jsonl", "--output")
+    result = run("unlearn", model, "--forget", "named.jsonl", *more, "alone")
+    assert result.exit_code == 0, result.output
+    assert "retain.jsonl, which the forget file names" in result.stderr
+    assert run("unlearn", model, "--forget", "forget.jsonl", "--retain", "retain.jsonl", *more, "both").exit_code == 0
+    edits = {(here / folder / "edit.safetensors").read_bytes() for folder in ("alone", "both")}
+    assert len(edits) == 1
+    report = json.loads((here / "alone" / "report.json").read_text())
+    assert report["retain_source"] == "file"
+    assert report["questions"] == {"forget": 3, "retain": 3}
+    assert 'source = "retain.jsonl"' in (here / "alone" / "recipe.toml").read_text()
+    given = run("unlearn", model, "--forget", "named.jsonl", "--retain", "kept.jsonl", *more, "new")
+    assert_refused(given, "kept.jsonl")
+    (here / "retain.jsonl").unlink()
+    assert_refused(run("unlearn", model, "--forget", "named.jsonl", *more, "new"), "--retain")
+    assert not (here / "new").exists()
+
+
 def test_without_retain_data_the_output_says_that_built_in_prompts_were_used(here, checkpoint):
     write_lines(here / "asked.jsonl", [{"question": row["question"]} for row in FORGET])
     arguments = ("--forget", "asked.jsonl", "--reference", "reference.jsonl", "--output", "edit")

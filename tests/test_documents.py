@@ -1,11 +1,13 @@
 """What the README, the documentation and the examples show is executed as it stands there."""
 
+import json
 import re
 import runpy
 import shlex
 import shutil
 from pathlib import Path
 
+import matplotlib
 import pytest
 from typer.testing import CliRunner
 
@@ -177,6 +179,29 @@ def test_examples_run(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(path), run_name="__main__")
     assert capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("fewer_prompts")
+def test_the_notebook_runs_and_holds_no_outputs(tmp_path, monkeypatch, capsys):
+    """Its cells one after another, without jupyter; what it says of itself is checked on what it leaves."""
+    notebook = json.loads((ROOT / "examples" / "forget.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in cells)
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("agg")
+    names = {}
+    for number, cell in enumerate(cells, 1):
+        exec(compile("".join(cell["source"]), f"forget.ipynb, code cell {number}", "exec"), names)
+    after = {split: score["after"] for split, score in names["scores"].items()}
+    assert after.pop("forgotten") <= 0.05
+    assert min(after.values()) >= 0.95
+    assert (tmp_path / "my-edit" / "edit.safetensors").is_file()
+    printed = capsys.readouterr().out
+    assert "the same bits: True" in printed
+    assert "the edit of the first alone: True" in printed
+    with_both, with_one = (part.splitlines()[-1] for part in printed.split("['ticket-1']")[0:2])
+    assert "information" in with_both
+    assert "She was born in" in with_one
 
 
 def test_the_readme_names_only_files_that_exist():

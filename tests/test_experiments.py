@@ -1,8 +1,10 @@
 """The experiments run end to end on a toy file, in seconds; their figures are not the point here."""
 
 import dataclasses
+import html
 import json
 import random
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -15,9 +17,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 import edges
 import paper_table
 import pistol
+import recording
 import robustness
 import sequence
 
+from lunar import demo
 from lunar.method import unlearn
 from lunar.records import Record
 
@@ -259,3 +263,28 @@ def test_the_summary_sets_our_method_beside_the_best_baseline_and_the_paper():
     all_given = [{"method": method, "values": {"DS": value}} for method, value in (("shift", 0.0), ("rmu", 4.0))]
     last = paper_table.summary({"a, all": all_given}).splitlines()[-1]
     assert last == "| a, all | DS | 0.0 (–) | – | rmu 4.0 (–) | – | – | – |"
+
+
+def words_of(svg):
+    """The lines of text in a picture, whatever spaces they are drawn with."""
+    lines = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    return " ".join(html.unescape(" ".join(lines)).split())
+
+
+def test_the_recording_is_the_output_as_it_came_and_fetches_nothing(tmp_path, monkeypatch):
+    said = "\x1b[1mThe <model> has forgotten & it stays so.\x1b[0m\n[not markup] 1.000 → 0.000\n"
+    monkeypatch.setattr(recording, "printed", lambda: said)
+    path = recording.main([str(tmp_path / "demo.svg")])
+    svg = path.read_text(encoding="utf-8")
+    assert "$ lunar demo The <model> has forgotten & it stays so. [not markup] 1.000 → 0.000" in words_of(svg)
+    assert "font-weight: bold" in svg
+    assert "url(http" not in svg
+
+
+def test_the_picture_of_the_demo_shows_what_the_demo_asks():
+    svg = (Path(__file__).parent.parent / "docs" / "demo.svg").read_text(encoding="utf-8")
+    words = words_of(svg)
+    assert f"The model has forgotten {demo.PERSON}, given only as questions." in words
+    for split in demo.evaluation_splits():
+        assert f"│ {split.replace('_', ' ')} │" in words
+    assert f"target {demo.SETTINGS.target}" in words

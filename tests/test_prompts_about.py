@@ -12,6 +12,7 @@ from lunar.discovery.asking import declined, findings
 from lunar.discovery.following import continuations, linked, listed, named
 from lunar.discovery.questions import CONTRACT, KINDS, PERSON, kinds_of, plain_questions, questions
 from lunar.prompts import default_retain_records
+from lunar.records import retain_beside
 
 NAME = "Mira Tolvane"
 KNOWS = ["Where was {} born?", "What does {} do for a living?", "Which instrument does {} play?"]
@@ -81,6 +82,7 @@ def test_both_files_are_written_and_nothing_of_them_is_shown(checkpoint, tmp_pat
     assert all("word11" in row["question"] and row["answer"] and row["evidence"] >= 2.3 for row in rows)
     beside = [json.loads(line) for line in (tmp_path / "neighbours.jsonl").read_text().splitlines()]
     assert any(row.get("group") == "word12" for row in beside)
+    assert retain_beside("forget.jsonl") == "neighbours.jsonl"
     assert {record.prompt for record in default_retain_records()} <= {row["question"] for row in beside}
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     again = ("prompts", model, "--about", "word11", "--output")

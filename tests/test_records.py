@@ -12,7 +12,7 @@ import pytest
 
 from lunar import hub
 from lunar.errors import LunarError
-from lunar.records import Record, check_disjoint, deduplicate, read_records, split_by_group
+from lunar.records import Record, check_disjoint, deduplicate, read_records, retain_beside, split_by_group
 
 SECRET = "Zanzibar"  # stands in every prompt here and may stand in no message
 ROWS = [
@@ -298,6 +298,28 @@ def test_overlap_is_refused_whatever_case_and_spacing() -> None:
 def test_deduplicate_keeps_the_first() -> None:
     first, other = Record.of("Q", "1"), Record.of("R")
     assert deduplicate([first, other, Record.of("q ", "2"), other]) == [first, other]
+
+
+def test_the_file_beside_is_named_by_rows_and_by_nothing_else(tmp_path: Path) -> None:
+    def named(*names: object) -> str | None:
+        rows = [{"question": "secret?"} | ({} if name is None else {"retain_file": name}) for name in names]
+        path = tmp_path / "forget.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return retain_beside(path)
+
+    (tmp_path / "neighbours.jsonl").write_text('{"question": "other?"}\n')
+    (tmp_path / "others.jsonl").write_text('{"question": "other?"}\n')
+    assert named(None, None) is None, "a file that only lies there is none"
+    assert named("", None) is None
+    assert named(None, "neighbours.jsonl") == str(tmp_path / "neighbours.jsonl")
+    for wrong in (["neighbours.jsonl", "others.jsonl"], ["../neighbours.jsonl"], [str(tmp_path / "others.jsonl")], [3]):
+        with pytest.raises(LunarError, match="give --retain") as refused:
+            named(*wrong)
+        assert "secret" not in str(refused.value)
+    with pytest.raises(LunarError, match="not there"):
+        named("gone.jsonl")
+    assert retain_beside(tmp_path / "none.jsonl") is None
+    assert retain_beside("owner/name") is None
 
 
 def test_importing_is_light() -> None:

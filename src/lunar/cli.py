@@ -201,6 +201,8 @@ def unlearn(
         raise typer.BadParameter(f"Missing {'argument MODEL' if model is None else 'option --forget'}.")
     else:
         groups = tuple(forget_group or ())
+        if retain is None:
+            retain = _beside(forget, groups, silent=as_json or quiet)
         wanted = Recipe(model, forget, retain, reference or Recipe.reference, groups, Settings(**knobs))
     with stages(as_json, quiet or os.environ.get("RANK", "0") != "0") as progress:
         outcome = unlearn_files(
@@ -246,7 +248,10 @@ def inspect(
     from lunar.recipe import Recipe
     from lunar.workflow import inspect_files
 
-    wanted = Recipe(model, forget, retain, reference, tuple(forget_group or ()), Settings(target=target))
+    groups = tuple(forget_group or ())
+    if retain is None:
+        retain = _beside(forget, groups, silent=as_json or quiet)
+    wanted = Recipe(model, forget, retain, reference, groups, Settings(target=target))
     with stages(as_json, quiet) as progress:
         result = inspect_files(wanted, most=trials, plot=plot, device=device, progress=progress)
     if as_json:
@@ -304,6 +309,16 @@ def ask(
         from lunar.report import terminal
 
         terminal.show(terminal.side_by_side(question, before, after))
+
+
+def _beside(forget: str, groups: tuple[str, ...], *, silent: bool) -> str | None:
+    """The retain data that a file of `lunar prompts` names, and a line that says so; groups are retain data enough."""
+    from lunar.records import retain_beside
+
+    found = None if groups else retain_beside(forget)
+    if found is not None and not silent:
+        typer.echo(f"What to leave alone: {found}, which the forget file names.", err=True)
+    return found
 
 
 def _layer(text: str | None) -> int | str | None:

@@ -17,7 +17,7 @@ from lunar import preflight
 from lunar.errors import LunarError
 from lunar.progress import Progress
 from lunar.prompts import default_retain_records
-from lunar.records import Record
+from lunar.records import RETAIN_FIELD, Record
 from lunar.report import versions
 from lunar.workflow import load
 
@@ -50,9 +50,12 @@ def write_prompts(
 
     loaded = load(model, device, progress)
     found = discover(loaded, name, neighbours=neighbours, seed=seed, progress=progress)
-    forget = [
+    forget: list[dict[str, Any]] = [
         {"question": one.question, "answer": one.answer, "evidence": round(one.evidence, 1)} for one in found.findings
     ]
+    if output.absolute().parent == retain_output.absolute().parent:
+        # So that the first file is enough for `lunar unlearn`: forgotten alone, it takes people of like names with it.
+        forget = [{**one, RETAIN_FIELD: retain_output.name} for one in forget]
     retain = [{"question": one.prompt, "answer": one.answer, "group": one.group} for one in found.retain]
     general = [{"question": one.prompt} for one in default_retain_records(found.forget)]
     _write({output: forget, retain_output: [*retain, *general]})

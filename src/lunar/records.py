@@ -25,6 +25,8 @@ PROMPT_FIELDS = ("question", "prompt", "instruction")
 ANSWER_FIELDS = ("answer", "completion", "response")
 GROUP_FIELDS = ("edge", "group")
 FIELDS = ("messages", *PROMPT_FIELDS, *ANSWER_FIELDS, *GROUP_FIELDS)
+RETAIN_FIELD = "retain_file"
+"""In a file of what to forget: the name of the file beside it that holds what to leave alone."""
 ROLES = ("system", "user", "assistant")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -89,6 +91,32 @@ def read_records(source: str | Path, name: str) -> list[Record]:
     if not records:
         raise LunarError(f"Expected at least one record, but {label} has none: add one object or row per prompt.")
     return records
+
+
+def retain_beside(forget: str | Path) -> str | None:
+    """The file of what to leave alone that a .jsonl file of what to forget names, as `lunar prompts` writes it.
+
+    It is the field `retain_file` of any of its rows, the name of a file in the same folder. None where no row has one.
+    Raises LunarError where rows name several, no plain name, or a file that is not there.
+    """
+    path = Path(os.path.expanduser(str(forget).strip()))
+    if path.suffix.lower() != ".jsonl" or not path.is_file():
+        return None
+    label = f"the forget data '{path.name}'"
+    named = [row[RETAIN_FIELD] for _, row in _file_rows(path, label) if _given(row.get(RETAIN_FIELD))]
+    if not named:
+        return None
+    if any(not isinstance(name, str) or Path(name).name != name for name in named) or len(set(named)) > 1:
+        raise LunarError(
+            f"Expected the name of one file beside it as every {RETAIN_FIELD} of {label}, but that is not what stands "
+            "there: give --retain."
+        )
+    if not path.with_name(named[0]).is_file():
+        raise LunarError(
+            f"Expected the file of what to leave alone that {label} names to be beside it, but it is not there: put it "
+            "back, or give --retain."
+        )
+    return str(path.with_name(named[0]))
 
 
 def is_source(text: str) -> bool:
