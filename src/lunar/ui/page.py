@@ -17,14 +17,18 @@ import gradio
 from lunar.errors import LunarError
 from lunar.ui.actions import Actions
 
-ROWS = ["Question", "Before", "After"]
+ROWS, WIDTHS = ["Question", "Before", "After"], ["30%", "35%", "35%"]
 PRIVATE = {"api_visibility": "private", "concurrency_id": "model", "concurrency_limit": 1}
 """Of every event: none is offered to other programs, and no two run at once."""
 STYLE = """
 .gradio-container { max-width: 1100px !important; margin: auto !important; }
+.beside { align-self: center; max-height: 44px; }
+.gradio-container .table-wrap td, .gradio-container .table-wrap td * {
+  font-family: var(--font) !important; white-space: normal !important; overflow-wrap: anywhere; }
+.gradio-container .table-wrap th * { font-family: var(--font) !important; }
 .danger-note { border-left: 4px solid var(--error-border-color); padding-left: 12px; }
 """
-INTRODUCTION = """# {}
+INTRODUCTION = """# lunar: {}
 Every question is answered by the model without any request (*before*) and with the requests that are on (*after*).
 Nothing that is written here leaves this machine."""
 DRAFT = """Write what would be forgotten, one question per line, or have questions made from a name. **Try** makes the
@@ -44,7 +48,7 @@ def theme() -> Any:
 def build(actions: Actions) -> Any:
     """The whole page, for a server to show."""
     with gradio.Blocks(title="lunar", analytics_enabled=False, delete_cache=None) as page:
-        gradio.Markdown(INTRODUCTION.format(f"`{actions.session.folder.name}`"))
+        gradio.Markdown(INTRODUCTION.format(_plain(actions.session.folder.absolute().name)))
         with gradio.Tab("Ask", id="ask"):
             _ask(actions)
         with gradio.Tab("Requests", id="requests") as requests:
@@ -55,23 +59,32 @@ def build(actions: Actions) -> Any:
         def shown() -> tuple[Any, str]:
             return _choices(actions), actions.requests_line()
 
+        def opened() -> tuple[Any, str]:
+            # An empty page would otherwise go on with a conversation that it does not show.
+            actions.start_afresh()
+            return shown()
+
         # What another window has done, or another program by the time the page is loaded again.
-        page.load(shown, None, [boxes, status], show_progress="hidden", **PRIVATE)
+        page.load(opened, None, [boxes, status], show_progress="hidden", **PRIVATE)
         requests.select(shown, None, [boxes, status], show_progress="hidden", **PRIVATE)
     return page.queue()
 
 
 def _ask(actions: Actions) -> None:
-    with gradio.Row(equal_height=True):
+    with gradio.Row():
         question = gradio.Textbox(label="Question", placeholder="Ask something", autofocus=True, scale=5, max_lines=4)
-        send = gradio.Button("Ask", variant="primary", scale=1, min_width=100)
-    recognised = gradio.Textbox(label="Recognised", interactive=False, elem_id="recognised", max_lines=1)
+        send = gradio.Button("Ask", variant="primary", scale=1, min_width=100, elem_classes="beside")
+    recognised = gradio.Textbox(
+        label="How far the question is recognised", interactive=False, elem_id="recognised", max_lines=1
+    )
     with gradio.Row():
         before = gradio.Textbox(label="Before", interactive=False, lines=4, elem_id="before")
         after = gradio.Textbox(label="After", interactive=False, lines=4, elem_id="after")
     note = gradio.Markdown()
     with gradio.Accordion("What was asked", open=False):
-        history = gradio.Dataframe(headers=["Question", "Recognised", "Before", "After"], **_TABLE)
+        history = gradio.Dataframe(
+            headers=["Question", "Recognised", "Before", "After"], column_widths=["26%", "16%", "29%", "29%"], **_TABLE
+        )
     afresh = gradio.Button("Start afresh: both sides forget what was said", size="sm")
 
     @_said
@@ -96,13 +109,13 @@ def _requests(actions: Actions) -> tuple[Any, Any]:
         choices=actions.names(), value=actions.on(), elem_id="requests",
     )  # fmt: skip
     status = gradio.Markdown(actions.requests_line(), elem_id="requests-status")
-    undo = gradio.Button("Undo the last request for good", variant="stop", elem_id="undo")
+    undo = gradio.Button("Undo the last request for good", variant="stop", size="md", elem_id="undo")
     asked = gradio.State("")
     with gradio.Column(visible=False, elem_classes="danger-note") as sure:
         sentence = gradio.Markdown(elem_id="sure")
         with gradio.Row():
-            yes = gradio.Button("Yes, undo it", variant="stop")
-            no = gradio.Button("No, leave it")
+            yes = gradio.Button("Yes, undo it", variant="stop", size="md")
+            no = gradio.Button("No, leave it", size="md")
 
     @_said
     def ask_first() -> tuple[Any, str, str]:
@@ -124,20 +137,24 @@ def _requests(actions: Actions) -> tuple[Any, Any]:
 
 def _draft(actions: Actions, boxes: Any, requests_status: Any) -> None:
     gradio.Markdown(DRAFT)
-    with gradio.Row(equal_height=True):
+    with gradio.Row():
         about = gradio.Textbox(label="A name", placeholder="Whom or what the questions shall be about", scale=5)
-        make = gradio.Button("Make questions", scale=1, min_width=140)
+        make = gradio.Button("Make questions", scale=1, min_width=140, elem_classes="beside")
     questions = gradio.Textbox(label="Questions to forget, one per line", lines=5, max_lines=15, elem_id="questions")
     tried = gradio.Button("Try", variant="primary")
     status = gradio.Markdown(elem_id="draft-status")
     with gradio.Column(visible=False) as results:
-        asked = gradio.Dataframe(label="The drafted questions", headers=ROWS, elem_id="asked", **_TABLE)
-        changed = gradio.Dataframe(label="Questions near them that change", headers=ROWS, elem_id="changed", **_TABLE)
-        with gradio.Row(equal_height=True):
+        asked = gradio.Dataframe(
+            label="The drafted questions", headers=ROWS, column_widths=WIDTHS, elem_id="asked", **_TABLE
+        )
+        changed = gradio.Dataframe(
+            label="Questions near them that change", headers=ROWS, column_widths=WIDTHS, elem_id="changed", **_TABLE
+        )
+        with gradio.Row():
             name = gradio.Textbox(
                 label="Name of the request", placeholder="ticket-12; must not name what is forgotten", scale=5
             )
-            done = gradio.Button("Commit", variant="primary", scale=1, min_width=140)
+            done = gradio.Button("Commit", variant="primary", scale=1, min_width=140, elem_classes="beside")
 
     @_said
     def candidates(text: str, progress: Any = gradio.Progress()) -> tuple[str, str]:  # noqa: B008 (Gradio's way)
@@ -162,6 +179,11 @@ def _draft(actions: Actions, boxes: Any, requests_status: Any) -> None:
 
 _TABLE: dict[str, Any] = {"interactive": False, "wrap": True, "datatype": "str", "type": "array", "buttons": []}
 """Of every table: plain text, which the models wrote and nothing reads as a language for pages."""
+
+
+def _plain(name: str) -> str:
+    """A folder's name where Markdown is read."""
+    return "".join(letter if letter.isalnum() or letter in " " else f"&#{ord(letter)};" for letter in name)
 
 
 def _choices(actions: Actions) -> Any:
