@@ -68,7 +68,9 @@ def run(blocks: Any, taken: socket.socket, *, browser: bool) -> None:
     print(f"The page is at {address}, for this machine only. Ctrl-C ends it.", flush=True)
     if browser and _has_screen():
         webbrowser.open(address)  # it is listened to already; the page comes as soon as the server runs
-    server = uvicorn.Server(uvicorn.Config(application(blocks), log_level="error", access_log=False, ws="none"))
+    server = uvicorn.Server(
+        uvicorn.Config(application(blocks), log_level="error", access_log=False, ws="none", timeout_graceful_shutdown=1)
+    )
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[taken])
 
