@@ -118,6 +118,10 @@ class _Guard:
             await PlainTextResponse("Only for this machine's own page.", status_code=403)(scope, receive, send)
             return
 
+        if scope["path"].endswith("/openapi.json"):  # how other programs would call the page: it is for people
+            await PlainTextResponse("Not found.", status_code=404)(scope, receive, send)
+            return
+
         async def guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
                 replaced = {name.lower().encode() for name in HEADERS}
