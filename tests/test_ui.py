@@ -1,5 +1,6 @@
 """The page in the browser: what its controls do, on a tiny random model; and once with the page itself, in Chromium."""
 
+import asyncio
 import importlib.util
 import os
 import re
@@ -20,6 +21,7 @@ from lunar.records import Record
 from lunar.requests.ledger import Ledger
 from lunar.ui.actions import Actions
 from lunar.ui.serving import HEADERS, HOST, free_socket, is_own
+from lunar.ui.serving import _Guard as Guard
 
 DRAFTED = "where is word17 ?\n\n  who is word17 ?\nwhere is word17 ?\n"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -178,6 +180,30 @@ def test_what_is_missing_or_taken_is_one_sentence(ledger, tmp_path, monkeypatch)
         assert_refused(run("ui", ledger, "--port", str(port)), f"Port {port}")
     monkeypatch.setattr("lunar.ui.find_spec", lambda name: None)
     assert_refused(run("ui", ledger), "pip install 'lunar-unlearn[ui]'")
+
+
+def test_the_guard_answers_the_page_alone_and_adds_its_headers():
+    async def inner(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"public")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def ask(path, *headers):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        await Guard(inner)({"type": "http", "path": path, "headers": headers}, None, send)
+        return sent[0]["status"], dict(sent[0]["headers"])
+
+    pytest.importorskip("starlette", reason="Gradio is not installed: pip install 'lunar-unlearn[ui]'")
+    own = (b"host", b"127.0.0.1:7860")
+    status, headers = asyncio.run(ask("/", own))
+    assert status == 200
+    assert headers == {name.lower().encode(): value.encode() for name, value in HEADERS.items()}
+    assert asyncio.run(ask("/gradio_api/openapi.json", own))[0] == 404
+    assert asyncio.run(ask("/", (b"host", b"example.org")))[0] == 403
+    assert asyncio.run(ask("/", own, (b"origin", b"https://example.org")))[0] == 403
 
 
 @pytest.fixture
