@@ -9,6 +9,7 @@
     lunar attack DIR --forget FILE              try to bring it back
     lunar prompts MODEL --about "NAME" --output FILE    questions to forget, from a name
     lunar chat DIR                              before and after side by side, in the terminal
+    lunar ui DIR                                the same in the browser, and requests drafted before they are made
     lunar doctor                                what is installed, and what is missing
     lunar compare MODEL --forget FILE --retain FILE --output DIR    beside the methods of the literature
     lunar report DIR                            write the page again that these write
@@ -25,7 +26,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lunar import cli_attack, cli_chat, cli_compare, cli_doctor, cli_prompts, cli_report, cli_requests
+from lunar import cli_attack, cli_chat, cli_compare, cli_doctor, cli_prompts, cli_report, cli_requests, cli_ui
 from lunar.errors import LunarError
 from lunar.options import Device, Groups, Json, Model, Quiet, ShowForget, print_json, stages
 from lunar.settings import Settings, preferred
@@ -52,6 +53,7 @@ app.add_typer(cli_compare.commands)
 app.add_typer(cli_attack.commands)
 app.add_typer(cli_prompts.commands)
 app.add_typer(cli_chat.commands)
+app.add_typer(cli_ui.commands)
 app.add_typer(cli_doctor.commands)
 app.add_typer(cli_report.commands)
 

@@ -26,6 +26,7 @@ PURPOSES = {
     "quantise": "the attack that rounds the weights",
     "export": "exports as a PEFT adapter",
     "plot": "plots of the layers",
+    "ui": "the page of lunar ui",
     "docs": "the documentation as a site",
     "experiments": "the plots of the experiments",
     "dev": "the tests",

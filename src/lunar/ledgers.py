@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lunar import preflight
 from lunar.checkpoints import check_folder, find_checkpoint
@@ -21,6 +21,10 @@ from lunar.report import REPORT_FILE, build_report, check_exports, check_output,
 from lunar.reporting import page_after, page_files, recognised
 from lunar.requests.store import Store
 from lunar.workflow import load, timed
+
+if TYPE_CHECKING:
+    from lunar.models import LoadedModel
+    from lunar.requests.ledger import Ledger
 
 
 def add_files(
@@ -49,9 +53,6 @@ def add_files(
     shared = store.content["shared"]
     model = found_model(str(shared["source"]), ledger / RECIPE_FILE)
     preflight.check_model(model, int(shared["site"]["layer"]), {"forget": records})
-    from lunar.evaluation import compare_edits, scores_with_intervals, summary
-    from lunar.report.sections.recognised import NEIGHBOURS
-    from lunar.requests import changes
     from lunar.requests.ledger import Ledger
 
     seconds: dict[str, float] = {}
@@ -59,31 +60,66 @@ def add_files(
     with opened.locked():
         with timed("load", seconds):
             loaded = load(model, device, progress)
-        if pool is None:
-            pool = list(opened.names(records))
-        state = opened.state()
-        change = changes.add(
-            state, loaded, records, names_from=pool, name=name, forget_moments=forget_moments, progress=progress
-        )
-        with timed("answers", seconds):
-            comparisons = compare_edits(loaded, opened.edit(), change.edit, {"forget": records}, progress=progress)
-            intervals = finite(scores_with_intervals(comparisons))
-            read = recognised(loaded, change.unlearned(), {"forget": records, NEIGHBOURS: change.beside}, progress)
-        sources = {"model": short_name(model), "forget": short_name(forget)}
-        report = build_report(
-            change.unlearned(),
-            summary(comparisons),
-            state.shared.settings,
+        return add_records(
+            opened,
+            loaded,
+            records,
+            sources={"model": short_name(model), "forget": short_name(forget)},
+            pool=pool,
+            name=name,
+            forget_moments=forget_moments,
+            show_forget=show_forget,
             seconds=seconds,
-            sources=sources,
-            intervals=intervals,
-            recognised=read,
+            progress=progress,
         )
-        report |= {"retain_source": "the ledger's sums", "request": asdict(change.request)}
-        report["neighbour_names"] = change.entry["neighbours"]["names"]
-        report["requests"] = [asdict(one) for one in change.requests]
-        shown = page_files(report, change.requests, opened.text(RECIPE_FILE), comparisons, show_forget=show_forget)
-        opened.commit(change, {REPORT_FILE: to_json(report), **shown}, {"scores": intervals})
+
+
+def add_records(
+    opened: Ledger,
+    loaded: LoadedModel,
+    records: Sequence[Record],
+    *,
+    sources: dict[str, str],
+    pool: Sequence[Record] | None,
+    name: str | None = None,
+    forget_moments: bool = False,
+    show_forget: bool = False,
+    seconds: dict[str, float] | None = None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """`add_files` for a model and records at hand, within a block of `opened.locked()`.
+
+    `sources` are the names of the model and of the forget set for the report, `pool` are records whose names are put
+    into neighbours (None: what the ledger has), `seconds` is where times are added.
+    """
+    from lunar.evaluation import compare_edits, scores_with_intervals, summary
+    from lunar.report.sections.recognised import NEIGHBOURS
+    from lunar.requests import changes
+
+    seconds = {} if seconds is None else seconds
+    pool = opened.names(records) if pool is None else pool
+    state = opened.state()
+    change = changes.add(
+        state, loaded, records, names_from=pool, name=name, forget_moments=forget_moments, progress=progress
+    )
+    with timed("answers", seconds):
+        comparisons = compare_edits(loaded, opened.edit(), change.edit, {"forget": records}, progress=progress)
+        intervals = finite(scores_with_intervals(comparisons))
+        read = recognised(loaded, change.unlearned(), {"forget": records, NEIGHBOURS: change.beside}, progress)
+    report = build_report(
+        change.unlearned(),
+        summary(comparisons),
+        state.shared.settings,
+        seconds=seconds,
+        sources=sources,
+        intervals=intervals,
+        recognised=read,
+    )
+    report |= {"retain_source": "the ledger's sums", "request": asdict(change.request)}
+    report["neighbour_names"] = change.entry["neighbours"]["names"]
+    report["requests"] = [asdict(one) for one in change.requests]
+    shown = page_files(report, change.requests, opened.text(RECIPE_FILE), comparisons, show_forget=show_forget)
+    opened.commit(change, {REPORT_FILE: to_json(report), **shown}, {"scores": intervals})
     return report
 
 

@@ -117,6 +117,10 @@ class Session:
     def undo(self, name: str) -> None:
         """Take a request back in the ledger itself and start afresh. Raises LunarError as `ledgers.undo_request`."""
         undo_request(self.folder, name)
+        self.read_again()
+
+    def read_again(self) -> None:
+        """Take up what the ledger holds now, and start afresh."""
         self._read()
         self.start_afresh()
 
