@@ -12,10 +12,10 @@ correlation. A finished cell is a file in DIR/cells and is not run again. Afterw
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from lunar.settings import TARGETS, Settings
 
 ANSWERED = 0.9
 """ROUGE-1 from which on the original model counts as still answering a question in other words."""
-LOWER = ("DS", "DS, unseen", "forget", "in other words")
+LOWER = ("DS", "DS, unseen", "forget", "in other words", "passes")
 """Columns in which the highest value is the worst."""
 
 Cell = Mapping[str, Any]
@@ -123,7 +123,7 @@ def table(cells: Mapping[tuple[str, str], Cell]) -> str:
 def _over(name: str, title: str, values: Sequence[float]) -> str:
     if not values:
         return "–"
-    worst = max if title in (*LOWER, "passes") else min
+    worst = max if title in LOWER else min
     value = statistics.median(values) if name == "median" else worst(values)
     return paper_table.number(value, 1 if title in ("DS", "DS, unseen", "passes") else 3)
 
@@ -139,10 +139,8 @@ def run(arguments: argparse.Namespace) -> dict[tuple[str, str], Cell]:
         for share in arguments.shares:
             request = paper_table.request(data, facts, paper_table.Case(share, (group,)), arguments.seed)
             path = arguments.output / "cells" / f"{arguments.architecture}-{arguments.target}-{share}-{group}.json"
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(cell(loaded, request, arguments.target)), encoding="utf-8")
-            cells[share, group] = one = json.loads(path.read_text(encoding="utf-8"))
+            one = paper_table.finished(path, partial(cell, loaded, request, arguments.target))
+            cells[share, group] = one
             found = "  ".join(f"{title} {value:.3f}" for title, value in figures(one).items())
             print(f"{group:8s} {share:5s} {found or one['failed']}", flush=True)
     return cells

@@ -22,7 +22,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ from typing import Any
 import pistol
 
 from lunar.baselines.retain_only import RetainOnlySettings
-from lunar.comparison import OURS, UNTOUCHED, Request, compare_methods, search_all, with_forget_quality
+from lunar.comparison import OURS, UNTOUCHED, Request, compare_methods, kept, search_all, with_forget_quality
 from lunar.errors import LunarError
 from lunar.metrics import mean
 from lunar.prompts import reference_records
@@ -173,6 +173,14 @@ def row(architecture: str, case: Case, cell: Mapping[str, Any]) -> dict[str, Any
     values |= {title: value(cell, *place) for title, place in COLUMNS.items()}
     values["peak MiB"] = cell["peak_memory_bytes"] / 2**20
     return found | {"values": {title: values[title] for title in ORDER if values[title] is not None}}
+
+
+def finished(path: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """The content of a cell's file; made and written, whole or not at all, where there is none yet."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept.write(path, make())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def key(one: Row) -> tuple[str, ...]:

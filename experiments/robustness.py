@@ -13,12 +13,12 @@ target at the lower right spares what nobody listed and resists.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +81,7 @@ def run(arguments: argparse.Namespace) -> dict[tuple[str, str], Cell]:
         for target in arguments.targets:
             name = f"{arguments.architecture}-{arguments.scenario}-{group}-{target}-{arguments.layer}.json"
             path = arguments.output / "cells" / name
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(cell(loaded, request, target, arguments), indent=1), encoding="utf-8")
-            cells[target, group] = json.loads(path.read_text(encoding="utf-8"))
+            cells[target, group] = paper_table.finished(path, partial(cell, loaded, request, target, arguments))
             print(f"{group:8s} {target:9s} {_line(cells[target, group])}", flush=True)
     return cells
 

@@ -161,7 +161,7 @@ def _words(
 
 def _problems(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings) -> dict[int, Problem]:
     """The full least squares of some layers, timed as one stage of the search."""
-    own = Work(work.loaded, work.progress, saved=work.saved, resumed=work.resumed)
+    own = replace(work, seconds={})
     pinned = work.tokens(sets.retain, sets.neighbours)
     with work.stage("search"):
         return collect(own, sites, sets, settings, thin=max(1, min(THIN, pinned // PINNED)))
@@ -193,7 +193,7 @@ def _candidate(work: Work, sets: Sets, problem: Problem, settings: Settings, eff
     pinned = work.tokens(sets.retain, sets.neighbours)
     # Once to look at the pinned prompts, once more with the flags in place.
     effort.add(2 * pinned + work.tokens(sets.redirected, sets.reference), layers)
-    built = build(Work(work.loaded, work.progress), sets, problem, settings)
+    built = build(replace(work, seconds={}, saved=None, resumed={}), sets, problem, settings)
     return Candidate(problem.site, built.solution, built.behind)
 
 
