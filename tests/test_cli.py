@@ -365,6 +365,10 @@ def test_compare_measures_methods_alike_and_goes_on_where_it_was(here, checkpoin
     assert not re.search(r"\bword\d", (here / "compared" / "comparison.json").read_text()), (
         "prompts or answers were written"
     )
+    write_lines(here / "named.jsonl", [{**row, "retain_file": "retain.jsonl"} for row in FORGET])
+    named = run("compare", arguments[1], "--forget", "named.jsonl", *arguments[6:], "--methods", "lunar-reference")
+    assert "retain.jsonl, which the forget file names" in named.stderr
+    assert json.loads((here / "compared" / "comparison.json").read_text())["cells"][1] == first["cells"][2]
     before = tree(here)
     assert_refused(run(*arguments, "--methods", "shfit"), "shfit", "shift")
     write_lines(here / "asked.jsonl", [{"question": row["question"]} for row in FORGET])

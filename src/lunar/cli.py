@@ -28,7 +28,7 @@ from typer.core import TyperGroup
 
 from lunar import cli_attack, cli_chat, cli_compare, cli_doctor, cli_prompts, cli_report, cli_requests, cli_ui
 from lunar.errors import LunarError
-from lunar.options import Device, Groups, Json, Model, Quiet, ShowForget, print_json, stages
+from lunar.options import Device, Groups, Json, Model, Quiet, ShowForget, print_json, retain_beside, stages
 from lunar.settings import Settings, preferred
 
 
@@ -204,7 +204,7 @@ def unlearn(
     else:
         groups = tuple(forget_group or ())
         if retain is None:
-            retain = _beside(forget, groups, silent=as_json or quiet)
+            retain = retain_beside(forget, groups, silent=as_json or quiet)
         wanted = Recipe(model, forget, retain, reference or Recipe.reference, groups, Settings(**knobs))
     with stages(as_json, quiet or os.environ.get("RANK", "0") != "0") as progress:
         outcome = unlearn_files(
@@ -252,7 +252,7 @@ def inspect(
 
     groups = tuple(forget_group or ())
     if retain is None:
-        retain = _beside(forget, groups, silent=as_json or quiet)
+        retain = retain_beside(forget, groups, silent=as_json or quiet)
     wanted = Recipe(model, forget, retain, reference, groups, Settings(target=target))
     with stages(as_json, quiet) as progress:
         result = inspect_files(wanted, most=trials, plot=plot, device=device, progress=progress)
@@ -311,16 +311,6 @@ def ask(
         from lunar.report import terminal
 
         terminal.show(terminal.side_by_side(question, before, after))
-
-
-def _beside(forget: str, groups: tuple[str, ...], *, silent: bool) -> str | None:
-    """The retain data that a file of `lunar prompts` names, and a line that says so; groups are retain data enough."""
-    from lunar.records import retain_beside
-
-    found = None if groups else retain_beside(forget)
-    if found is not None and not silent:
-        typer.echo(f"What to leave alone: {found}, which the forget file names.", err=True)
-    return found
 
 
 def _layer(text: str | None) -> int | str | None:

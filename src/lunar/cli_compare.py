@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lunar.options import Device, Groups, Json, Model, Quiet, Seed, print_json, stages
+from lunar.options import Device, Groups, Json, Model, Quiet, Seed, print_json, retain_beside, stages
 
 commands = typer.Typer()
 
@@ -40,6 +40,8 @@ def compare(
     """Run our method, the baselines of the literature and the controls on one request, and measure them alike."""
     from lunar.comparing import compare_files
 
+    if retain is None:
+        retain = retain_beside(forget, forget_group or (), silent=as_json or quiet)
     with stages(as_json, quiet) as progress:
         result = compare_files(
             model,

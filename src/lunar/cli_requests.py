@@ -152,9 +152,10 @@ def verify(
         for fault in result["faults"]:
             typer.echo(fault, err=quiet)
         if not (quiet or result["faults"]):
+            requests = "1 request" if result["requests"] == 1 else f"{result['requests']} requests"
             typer.echo(
-                f"{ledger} is as it was written: {result['requests']} requests, {result['entries']} entries in the "
-                f"record, the last {result['head']}. The model's files: {result['model']}."
+                f"{ledger} is as it was written: {requests}, {result['entries']} entries in the record, the last "
+                f"{result['head']}. The model's files: {result['model']}."
             )
     if result["faults"]:
         raise typer.Exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,3 +35,13 @@ def stages(as_json: bool, quiet: bool) -> Stages:
 def print_json(content: dict[str, Any]) -> None:
     """One document on standard output."""
     typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def retain_beside(forget: str, groups: Sequence[str], *, silent: bool) -> str | None:
+    """The retain data that a file of `lunar prompts` names, and a line that says so; groups are retain data enough."""
+    from lunar import records
+
+    found = None if groups else records.retain_beside(forget)
+    if found is not None and not silent:
+        typer.echo(f"What to leave alone: {found}, which the forget file names.", err=True)
+    return found

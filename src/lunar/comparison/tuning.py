@@ -20,14 +20,14 @@ from lunar.neighbours import prompt_names
 from lunar.progress import Progress
 from lunar.records import Record
 
-VALIDATION, VALIDATION_RETAINED = 10, 150
-"""Records forgotten and retained at most where settings are tried out on a user's own retain set."""
+VALIDATION, VALIDATION_RETAINED = 8, 150
+"""Records forgotten (a batch of training) and retained at most where settings are tried out on a user's own data."""
 
 
 def validation_request(request: Request) -> Request | None:
     """A request to forget a part of what is to be retained, for choosing settings without a look at the real one.
 
-    The part, of 10 records at most, is the retained group nearest in size to the forget set. Where there are fewer than
+    The part, of 8 records at most, is the retained group nearest in size to the forget set. Where there are fewer than
     three groups, records that name the same are one; where fewer than three names stand in two records, it is a random
     sample. The rest, of 150 at most, is retained. None where the retain set has too few known answers to be divided.
     """

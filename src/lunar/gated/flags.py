@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lunar.moments import Moments
 from lunar.solve import Solution
 
 FLAG, BAR = 0.45, 0.22
@@ -116,7 +117,7 @@ def find_flags(
     own = torch.nn.functional.one_hot(channels, count).bool()
     # Last tokens are asked for just 0 in `pinned`; here it is 0 at most.
     sided = last | answer
-    two_sided = pinned - given_weight * exact[last].T @ exact[last]
+    two_sided = pinned - _second(exact[last], torch.full((int(last.sum()),), given_weight))
     detectors = _detectors(two_sided, rows, own, exact[sided], ridge)
     bar = _bar(rows, exact, last, share, ridge)
     quiet = torch.linalg.eigh(spread / spread.diagonal().mean()).eigenvectors[:, : count + 1]
@@ -152,7 +153,7 @@ def _bar(
     ridge: float,
 ) -> Float[Tensor, " m"]:
     """The bar's detector: 1 on the forget prompts, at least so much on everything else."""
-    least = torch.where(last, AT_LAST, ELSEWHERE).double()[:, None]
+    least = torch.where(last, AT_LAST, ELSEWHERE)[:, None]
     weights = torch.where(last, EARLIER, 1 / share).double()
     moments, known = WEIGHT * rows.T @ rows, WEIGHT * rows.sum(0)[:, None]
     found = one_sided(moments, known, others, lambda y: torch.maximum(least, y), weights, ridge, SWEEPS["bar"])
@@ -171,7 +172,8 @@ def one_sided(
     """Vectors v that minimise known rows' squared error plus Σ w · (wanted(h·v) − h·v)² over the others.
 
     Majorisation: a row that reads what satisfies it is asked for just that in the next sweep, so that one factorisation
-    serves all sweeps, and each lowers the objective.
+    serves all sweeps, and each lowers the objective. A sweep is a step from where the vectors stand, so that rows that
+    are satisfied take no part in it, and the many products with rows may be in single precision.
 
     Args:
         moments: Σ w h hᵀ of the rows with two-sided targets.
@@ -182,12 +184,21 @@ def one_sided(
         ridge: λ, relative to the mean of the diagonal.
         sweeps: how many.
     """
-    matrix = moments + rows.T @ (rows * weights[:, None])
-    matrix.diagonal().add_(ridge * matrix.diagonal().mean())
-    factor = torch.linalg.cholesky(matrix)
-    reading = torch.zeros(len(rows), known.shape[1], dtype=rows.dtype)
-    vectors = known
+    added = _second(rows, weights)
+    penalty = ridge * (moments + added).diagonal().mean()
+    two_sided = moments + penalty * torch.eye(len(moments), dtype=moments.dtype)
+    factor = torch.linalg.cholesky(two_sided + added)
+    single, each_weight = rows.float(), weights.float()[:, None]
+    vectors = torch.zeros_like(known)
     for _ in range(sweeps):
-        vectors = torch.cholesky_solve(rows.T @ (weights[:, None] * wanted(reading)) + known, factor)
-        reading = rows @ vectors
+        reading = single @ vectors.float()
+        off = reading - wanted(reading)
+        places = off.any(1)
+        pull = single[places].T @ (each_weight[places] * off[places])
+        vectors = vectors - torch.cholesky_solve(two_sided @ vectors - known + pull, factor)
     return vectors
+
+
+def _second(rows: Float[Tensor, "rows m"], weights: Float[Tensor, " rows"]) -> Float[Tensor, "m m"]:
+    """Σ w h hᵀ."""
+    return Moments.zeros(rows.shape[1]).update(rows, weights).second
