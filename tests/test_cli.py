@@ -213,6 +213,9 @@ def test_evaluate_and_ask_with_and_without_an_edit(here, checkpoint):
     both = json.loads(run("ask", model, "--edit", "edit", FORGET[0]["question"], "--json").stdout)
     assert both["before"] != both["after"]
     assert json.loads(run("ask", model, FORGET[0]["question"], "--json").stdout)["before"] == both["before"]
+    assert json.loads(run("ask", "edit", FORGET[0]["question"], "--json").stdout) == both
+    assert json.loads(run("evaluate", "edit", *sets, "--json").stdout)["scores"] == report["scores"]
+    assert_refused(run("unlearn", model, "--forget", "forget.jsonl", "--output", "edit"), "leave out --output")
     shown = run("ask", model, "--edit", "edit", FORGET[0]["question"])
     assert "before" in shown.stdout
     assert "after" in shown.stdout
@@ -349,6 +352,17 @@ def test_bad_input_is_refused_in_one_sentence_without_torch_and_without_a_trace(
         assert result["busy"] < 2, (name, result)
         assert result["seconds"] < 20, (name, result)
     assert tree(here) == before
+
+
+def test_an_interruption_is_said_in_a_sentence(here, monkeypatch):
+    def interrupt(*arguments, **others):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lunar.workflow.ask", interrupt)
+    result = run("ask", "tiny", "Who?")
+    assert result.exit_code == 130
+    assert result.stderr.startswith("Interrupted")
+    assert result.stderr.count("\n") == 1
 
 
 def test_compare_measures_methods_alike_and_goes_on_where_it_was(here, checkpoint):

@@ -1,5 +1,6 @@
 """The search for layer and strength: what it counts, holds out, prefers, refuses, and that it leaves no trace."""
 
+import io
 import json
 import random
 import re
@@ -7,11 +8,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 
 from lunar.errors import LunarError
 from lunar.method import unlearn
 from lunar.models import find_sites, load_model
 from lunar.records import Record
+from lunar.report import terminal
 from lunar.select import search
 from lunar.select.choice import Choice, Effort
 from lunar.select.feasible import check_separable, check_words
@@ -20,7 +23,7 @@ from lunar.select.own_words import OwnWords, exchange
 from lunar.select.profile import LayerProfile, ranked
 from lunar.select.search import choose
 from lunar.select.trials import Trial
-from lunar.select.verdict import judge, ordered
+from lunar.select.verdict import judge, ordered, reason
 from lunar.settings import Settings
 from lunar.tiny import world
 
@@ -111,22 +114,32 @@ def test_what_redirects_and_spares_most_comes_first_and_ties_go_to_the_lower_lay
     assert [one.layer for one in ordered([weak, dear, near, BASE, half, unmeasured])] == [0, 2, 1, 4, 3]
 
 
+def test_the_reason_says_why_a_layer_with_a_smaller_divergence_was_not_taken():
+    lines = (line(0, 0.9), line(1, 0.9))
+    taken, better = replace(BASE, layer=0, retain_divergence=0.0008), replace(BASE, layer=1, retain_divergence=0.0004)
+    assert ordered([taken, better])[0] is taken
+    assert "lower layer is taken" in reason(taken, [taken, better], lines, [])
+    worse = replace(better, retain_divergence=0.3)
+    assert "has 0.3000." in reason(taken, [taken, worse], lines, [])
+    partly = replace(better, redirected=0.95)
+    assert "layer 1, redirects 95%" in reason(taken, [taken, partly], lines, [])
+
+
 def test_layers_are_ranked_by_separability_to_two_digits():
     assert [one.layer for one in ranked([line(0, 0.80), line(1, 0.951), line(2, 0.953)])] == [1, 2, 0]
 
 
 def test_what_cannot_be_done_is_refused_with_its_figure_and_a_warning_where_the_evidence_is_thin():
     with pytest.raises(LunarError, match="54%"):
-        check_separable([line(0, 0.51), line(1, 0.54)], 20, 100, True)
-    assert len(check_separable([line(0, 0.54)], 4, 100, True)) == 1
-    assert len(check_separable([line(0, 0.54)], 20, 100, False)) == 1
-    assert check_separable([line(0, 0.54), line(1, 0.7)], 20, 100, True) == []
+        check_separable([line(0, 0.51), line(1, 0.54)], 20, 100)
+    assert len(check_separable([line(0, 0.54)], 4, 100)) == 1
+    assert check_separable([line(0, 0.54), line(1, 0.7)], 20, 100) == []
     with pytest.raises(LunarError, match="only 10% of 24"):
-        check_words(words(reference_declined=0.1), True)
-    assert len(check_words(words(reference_declined=0.0, references=2), True)) == 1
+        check_words(words(reference_declined=0.1))
+    assert len(check_words(words(reference_declined=0.0, references=2))) == 1
     with pytest.raises(LunarError, match="declines 90% of the 12"):
-        check_words(words(forget_declined=0.9), True)
-    assert check_words(words(), True) == []
+        check_words(words(forget_declined=0.9))
+    assert check_words(words()) == []
 
 
 def test_a_generation_confirms_only_refusals_that_give_nothing_away():
@@ -164,6 +177,14 @@ def test_on_the_embedded_model_the_choice_is_confirmed_within_its_bar(monkeypatc
     strangers = [Record(world.unknown(random.Random(number)).messages) for number in range(60, 72)]
     with pytest.raises(LunarError, match="already"):
         choose(tiny, strangers, retain, reference, Settings(neighbours=0))
+    looked = choose(tiny, strangers, retain, reference, Settings(neighbours=0), refuse=False, most=1)
+    assert len(looked.obstacles) == 1
+    assert "already" in looked.obstacles[0]
+    shown = Console(width=100, file=io.StringIO())
+    shown.print(terminal.inspected(looked.as_dict(), None))
+    text = shown.file.getvalue()
+    assert "unlearn would refuse" in text
+    assert "yes" not in text, "a layer is marked as chosen that would not be"
     with pytest.raises(LunarError, match="declines only"):
         choose(tiny, forget, retain[::2], retain[1::2], Settings(neighbours=0))
     monkeypatch.setattr(search, "MOST_PASSES", 0.0)

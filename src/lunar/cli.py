@@ -41,6 +41,11 @@ class _Group(TyperGroup):
         except LunarError as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(2) from error
+        except KeyboardInterrupt:
+            typer.echo(
+                "Interrupted; nothing is half written, and the same command again goes on or begins anew.", err=True
+            )
+            raise typer.Exit(130) from None
 
 
 app = typer.Typer(
@@ -187,6 +192,11 @@ def unlearn(
         return
     if output is None:
         raise typer.BadParameter("Missing option '--output'.")
+    if is_ledger(output):
+        raise LunarError(
+            f"The output folder must be new or empty, but {output} holds requests: to add one, give that folder "
+            "instead of a model and leave out --output."
+        )
     check_output(output)
     if prefer is not None:
         target = preferred(prefer, target)
@@ -279,6 +289,7 @@ def evaluate(
     """Score a model on what it is to forget and to retain, before and after an edit."""
     from lunar.workflow import evaluate_files
 
+    model, edit = _opened(model, edit)
     with stages(as_json, quiet) as progress:
         result = evaluate_files(model, edit, forget, retain, device=device, progress=progress)
     if as_json:
@@ -301,6 +312,7 @@ def ask(
     """Ask a question, and see the answers before and after an edit side by side."""
     from lunar import workflow
 
+    model, edit = _opened(model, edit)
     with stages(as_json, quiet) as progress:
         before, after = workflow.ask(model, edit, question, device=device, progress=progress)
     if as_json:
@@ -311,6 +323,17 @@ def ask(
         from lunar.report import terminal
 
         terminal.show(terminal.side_by_side(question, before, after))
+
+
+def _opened(model: str, edit: Path | None) -> tuple[str, Path | None]:
+    """A ledger given as the model stands for the model that it was started with, and its edit."""
+    from lunar.requests.store import is_ledger
+
+    if edit is not None or not is_ledger(model):
+        return model, edit
+    from lunar.ledgers import model_of
+
+    return model_of(Path(model)), Path(model)
 
 
 def _layer(text: str | None) -> int | str | None:

@@ -142,6 +142,9 @@ def summary(comparisons: Mapping[str, Comparison]) -> dict[str, object]:
     result: dict[str, object] = {
         "scores": scores,
         "questions": {name: len(comparison.records) for name, comparison in comparisons.items()},
+        "known_answers": {
+            name: sum(bool(record.answer) for record in comparison.records) for name, comparison in comparisons.items()
+        },
     }
     if "forget" in scores and "retain" in scores:
         result["deviation_score"] = {

@@ -201,8 +201,8 @@ def inspect_files(
 ) -> dict[str, Any]:
     """The profile of all layers, trials at the `most` best of them, and what `unlearn_files` would choose and why.
 
-    Where it would refuse, that is among the warnings. `plot` is an .svg or .png file to draw them in. Nothing else is
-    written.
+    Why it would refuse, if it would, stands in "obstacles". `plot` is an .svg or .png file to draw them in. Nothing
+    else is written.
     """
     from lunar.report.plot import check_plot, draw
 

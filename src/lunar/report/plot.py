@@ -54,7 +54,8 @@ def draw(choice: Mapping[str, Any], path: Path) -> None:
         lower.set_xlabel("decoder layer")
         lower.xaxis.get_major_locator().set_params(integer=True)
         for axes in (upper, lower):
-            axes.axvline(choice["layer"], color="0.7", zorder=0, label="chosen")
+            if not choice.get("obstacles"):
+                axes.axvline(choice["layer"], color="0.7", zorder=0, label="chosen")
         upper.legend()
         # Without a date, the same choice gives the same bytes.
         figure.savefig(path, metadata={"Date": None} if path.suffix.lower() == ".svg" else {})

@@ -88,7 +88,7 @@ def _keeps(contents: Contents) -> tuple[str, int | None]:
         if None in refused:
             return "; what is left of everything else was not measured", None
         part = 1 - max(0.0, refused[1] - refused[0])  # type: ignore[operator]
-        figures = f"declined {share(refused[0])} before, {share(refused[1])} after"
+        figures = f"declined {share(refused[0])} before, {share(refused[1])} after; no answers are known"
     level = 0 if part >= KEPT else 1 if part >= HALF_KEPT else 2
     how = ("as before", "a little worse than before", "much worse than before")[level]
     return f"; it answers what it was to retain {how} ({figures})", level

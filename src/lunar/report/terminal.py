@@ -18,7 +18,10 @@ _METRICS = {"rouge1": "ROUGE-1", "refusal_rate": "coherent refusals"}
 
 
 def scores_table(report: Mapping[str, Any]) -> Table:
-    """One row per split: its questions and the two main metrics before and after; a dash where no answers are known."""
+    """One row per split: its questions and the two main metrics before and after; a dash where no answers are known.
+
+    Where the answers to only some questions are known, it says to how many: ROUGE-1 is theirs.
+    """
     table = Table(title="before → after", title_justify="left")
     table.add_column("split")
     table.add_column("questions", justify="right")
@@ -26,7 +29,10 @@ def scores_table(report: Mapping[str, Any]) -> Table:
         table.add_column(title, justify="right")
     for split, scores in report["scores"].items():
         values = [_change(scores[metric]) for metric in _METRICS]
-        table.add_row(split.replace("_", " "), str(report["questions"][split]), *values)
+        asked = report["questions"][split]
+        known = report.get("known_answers", {}).get(split, asked)
+        count = f"{asked} ({known} known)" if 0 < known < asked else str(asked)
+        table.add_row(split.replace("_", " "), count, *values)
     return table
 
 
@@ -108,7 +114,7 @@ def layers_table(choice: Mapping[str, Any]) -> Table:
         cells = ("–", "–", "–")
         if trial is not None:
             cells = (f"{trial['strength']:g}", f"{trial['redirected']:.2f}", f"{trial['retain_divergence']:.4f}")
-        mark = "yes" if line["layer"] == choice["layer"] else ""
+        mark = "yes" if line["layer"] == choice["layer"] and not choice.get("obstacles") else ""
         table.add_row(str(line["layer"]), _number(line["ordered"]), *cells, mark)
     return table
 
@@ -120,7 +126,8 @@ def inspected(choice: Mapping[str, Any], plot: Path | None) -> RenderableType:
         "chance; refusal reached: share of the forget prompts; retain KL: nats per token on held-out retain prompts."
     )
     drawn = [Text(f"Plot: {plot}")] if plot is not None else []
-    return Group(layers_table(choice), Text(note), *(Text(line) for line in chosen(choice)), *drawn)
+    said = [f"lunar unlearn would refuse. {obstacle}" for obstacle in choice.get("obstacles", ())] or chosen(choice)
+    return Group(layers_table(choice), Text(note), *(Text(line) for line in said), *drawn)
 
 
 def added(report: Mapping[str, Any], folder: Path) -> RenderableType:

@@ -64,6 +64,7 @@ class Choice:
         likeness: the scores of the paper's selector, a line per layer.
         held_out: retain prompts that were kept out of the trial edits to judge them.
         passes: the cost in full forward passes over all data, that of the edit itself not counted.
+        obstacles: why it cannot be done, where it was asked to look nevertheless.
     """
 
     selector: str
@@ -77,6 +78,7 @@ class Choice:
     likeness: tuple[AnswerLikeness, ...] = ()
     held_out: int = 0
     passes: float = 0.0
+    obstacles: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Everything in the form of report.json."""

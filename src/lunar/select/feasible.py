@@ -19,7 +19,7 @@ DECLINED, KNOWN = 0.2, 0.8
 """At least this share of the reference prompts must be declined, and at most this share of the forget prompts."""
 
 
-def check_separable(lines: Sequence[LayerProfile], forget: int, retain: int, refuse: bool) -> list[str]:
+def check_separable(lines: Sequence[LayerProfile], forget: int, retain: int) -> list[str]:
     """A warning, or LunarError, where forget and retain prompts are told apart at no layer."""
     best = max(lines, key=lambda line: line.ordered)
     if best.ordered >= APART or forget < 2:
@@ -28,11 +28,11 @@ def check_separable(lines: Sequence[LayerProfile], forget: int, retain: int, ref
         f"Forget and retain prompts that can be told apart were expected, but even at the best layer ({best.layer}) an "
         f"unseen forget prompt stands out in only {best.ordered:.0%} of pairs (50% is chance): check that the sets "
         "differ in what they ask about, or give a layer to skip this check.",
-        refuse and forget >= ENOUGH_FORGET and retain >= ENOUGH_RETAIN,
+        forget >= ENOUGH_FORGET and retain >= ENOUGH_RETAIN,
     )
 
 
-def check_words(words: OwnWords, refuse: bool) -> list[str]:
+def check_words(words: OwnWords) -> list[str]:
     """Warnings, or LunarError, where the model does not decline what it should, or declines what is to be forgotten."""
     warnings = []
     if words.reference_declined < DECLINED:
@@ -40,19 +40,19 @@ def check_words(words: OwnWords, refuse: bool) -> list[str]:
             f"Reference prompts that the model declines were expected, but it declines only "
             f"{words.reference_declined:.0%} of {words.references} asked: give others with --reference, or a layer to "
             "skip this check.",
-            refuse and words.references >= ENOUGH_REFERENCE,
+            words.references >= ENOUGH_REFERENCE,
         )
     if words.forget_declined > KNOWN:
         warnings += _say(
             f"Forget prompts that the model answers were expected, but it declines {words.forget_declined:.0%} of the "
             f"{len(words.records)} asked already: there is nothing to forget, so check the prompts and the model, or "
             "give a layer to skip this check.",
-            refuse and len(words.records) >= ENOUGH_ASKED,
+            len(words.records) >= ENOUGH_ASKED,
         )
     return warnings
 
 
-def _say(sentence: str, refuse: bool) -> list[str]:
-    if refuse:
+def _say(sentence: str, certain: bool) -> list[str]:
+    if certain:
         raise LunarError(sentence)
     return [sentence]

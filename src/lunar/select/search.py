@@ -18,7 +18,7 @@ from lunar.records import Record, sample
 from lunar.select.choice import Choice, Confirmation, Effort
 from lunar.select.feasible import check_separable, check_words
 from lunar.select.holdout import hold_out
-from lunar.select.own_words import OwnWords, answer, own_words
+from lunar.select.own_words import REFERENCES, OwnWords, answer, own_words
 from lunar.select.paper import choose_by_answers
 from lunar.select.profile import LayerProfile, profile, ranked
 from lunar.select.trials import Bench, Candidate, Trial
@@ -61,7 +61,7 @@ def choose(
         settings: target, weights and ridge are taken from here; a strength, if set, is the only one tried.
         work: for progress and timing.
         most: how many layers are tried at most.
-        refuse: whether to raise where it cannot be done; otherwise that is a warning.
+        refuse: whether to raise where it cannot be done; otherwise that is among the obstacles.
 
     Raises LunarError where forget and retain prompts cannot be told apart, the model does not decline the reference
     prompts, or declines the forget prompts already, each with the figure that shows it; and as `unlearn` does.
@@ -80,7 +80,9 @@ def choose(
         lines = _profile(work, sites, sets, [*kept, *held], settings, effort)
     with work.stage("asking"):
         words = _words(work, forget, reference, settings, effort)
-    warnings = [*check_separable(lines, len(forget), len(retain), refuse), *check_words(words, refuse)]
+    warnings, obstacles = _feasible(lines, len(forget), len(retain), words)
+    if obstacles and refuse:
+        raise LunarError(obstacles[0])
     best = _best(loaded, sites, lines, settings, most)
     problems = _problems(work, [sites[layer] for layer in sorted(best)], sets, settings)
     effort.add(work.tokens(sets.redirected, kept, sets.neighbours, reference), max(best) + 1)
@@ -107,6 +109,7 @@ def choose(
         tuple(confirmations),
         held_out=len(held),
         passes=effort.spent,
+        obstacles=tuple(obstacles),
     )
 
 
@@ -154,9 +157,22 @@ def _words(
     work: Work, forget: Sequence[Record], reference: Sequence[Record], settings: Settings, effort: Effort
 ) -> OwnWords:
     asked = sample(forget, ASKED, settings.seed)
-    words = own_words(work.loaded, asked, reference, settings.seed, progress=work.reporter("asking", 2 * len(asked)))
+    total = 2 * len(asked) + min(len(reference), REFERENCES)
+    words = own_words(work.loaded, asked, reference, settings.seed, progress=work.reporter("asking", total))
     effort.add(words.tokens, effort.layers)
     return words
+
+
+def _feasible(lines: Sequence[LayerProfile], forget: int, retain: int, words: OwnWords) -> tuple[list[str], list[str]]:
+    """Warnings, and why it cannot be done."""
+    warnings: list[str] = []
+    obstacles = []
+    for check in (lambda: check_separable(lines, forget, retain), lambda: check_words(words)):
+        try:
+            warnings += check()
+        except LunarError as error:
+            obstacles.append(str(error))
+    return warnings, obstacles
 
 
 def _problems(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings) -> dict[int, Problem]:

@@ -72,11 +72,12 @@ def reason(
     if not rivals:
         return text
     rival = rivals[0]
-    if not redirects(rival):
+    if not redirects(rival) or complete(chosen) > complete(rival):
         return f"{text} The next best, layer {rival.layer}, redirects {rival.redirected:.0%}."
-    return (
-        f"{text} The next best, layer {rival.layer} at strength {rival.strength:g}, has {rival.retain_divergence:.4f}."
-    )
+    text += f" The next best, layer {rival.layer} at strength {rival.strength:g}, has {rival.retain_divergence:.4f}"
+    if (rival.retain_divergence or 0.0) < (chosen.retain_divergence or 0.0):
+        text += f"; below {NOTHING:g}, or within a tenth, that is the same, and the lower layer is taken"
+    return f"{text}."
 
 
 def judge(trial: Trial, answers: Sequence[str], words: OwnWords) -> Confirmation:
