@@ -1,10 +1,11 @@
-"""The picture of the demo: what `lunar demo` prints, as an SVG of the terminal.
+"""The recording of the demo: what `lunar demo` prints, line by line, as an SVG of the terminal that moves.
 
     python experiments/recording.py docs/demo.svg
 
 The command runs in a process of its own and in a temporary folder; what it writes to standard output is drawn as it
-came, with rich's own export. Nothing is typed in, and nothing left out but the fonts that it would
-fetch from the web.
+came, with rich's own export, and replayed at the pace of a reader. Nothing is typed in, and nothing left out but the
+minute of waiting and the fonts that it would fetch from the web. Whoever asks for less motion, or prints it, sees all
+at once.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ from rich.text import Text
 
 COMMAND = ("lunar", "demo")
 COLUMNS = 100
+FIRST, EACH = 1.0, 0.15
+"""Seconds until the output begins, and from line to line."""
+MOTION = """
+    @keyframes appear { from { visibility: hidden } to { visibility: visible } }
+    @media screen and (prefers-reduced-motion: no-preference) { text[style] { animation: appear 1ms both } }
+"""
 
 
 def printed() -> str:
@@ -42,7 +49,19 @@ def drawn(output: str) -> str:
     console.print(Text("$ " + " ".join(COMMAND)))
     console.print(Text.from_ansi(output))
     svg = console.export_svg(title=" ".join(COMMAND))
-    return re.sub(r"@font-face\s*\{.*?\}\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"@font-face\s*\{.*?\}\s*", "", svg, flags=re.DOTALL)
+    return _moving(svg)
+
+
+def _moving(svg: str) -> str:
+    """The same picture with its lines appearing one after another, from the second line of the terminal on."""
+
+    def delayed(text: re.Match[str]) -> str:
+        line = int(text["line"])
+        return f'{text[0]} style="animation-delay:{FIRST + EACH * line:.2f}s"' if line else text[0]
+
+    svg = re.sub(r'<text [^>]*clip-path="url\(#[\w-]*-line-(?P<line>\d+)\)"', delayed, svg)
+    return svg.replace("</style>", MOTION + "    </style>", 1)
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:

@@ -279,6 +279,10 @@ def test_the_recording_is_the_output_as_it_came_and_fetches_nothing(tmp_path, mo
     assert "$ lunar demo The <model> has forgotten & it stays so. [not markup] 1.000 → 0.000" in words_of(svg)
     assert "font-weight: bold" in svg
     assert "url(http" not in svg
+    seconds = [float(found) for found in re.findall(r'<text[^>]*animation-delay:([\d.]+)s"', svg)]
+    assert seconds == sorted(seconds)
+    assert len(set(seconds)) == 3, "each line of output comes after the one before, the command is there at once"
+    assert "prefers-reduced-motion" in svg
 
 
 def test_the_picture_of_the_demo_shows_what_the_demo_asks():
