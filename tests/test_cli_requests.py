@@ -50,6 +50,7 @@ def test_requests_are_added_listed_and_undone(ledger):
     assert [one["name"] for one in json.loads(result.stdout)["requests"]] == ["first"]
     difference = Edit.load(ledger).factors[0].change() - first.factors[0].change()
     assert float(difference.norm() / first.factors[0].change().norm()) < 1e-6
+    assert_refused(run("undo", ledger, "ticket-2"), "taken back already, on 20")
     assert run("undo", ledger, "first").exit_code == 0
     assert "no request" in run("requests", ledger).stdout
     assert run("verify", ledger).exit_code == 0
@@ -109,7 +110,7 @@ def test_bad_input_is_one_sentence_and_changes_nothing(ledger, here):  # noqa: F
         (("unlearn", ledger, "--forget", "second.jsonl", "--name", "first"), "already"),
         (("unlearn", ledger, "--forget", "second.jsonl", "--name", "../up"), "up to 64"),
         (("unlearn", ledger, "--forget", "named.jsonl", "--name", "tolvane"), "must not name"),
-        (("undo", ledger, "frist"), "Did you mean first"),
+        (("undo", ledger, "frist"), "Available: first"),
         (("undo", here, "first"), "ledger.json"),
         (("requests", here / "model"), "ledger.json"),
         (("verify", here / "nowhere"), "ledger.json"),

@@ -11,6 +11,7 @@ import torch
 from lunar import collect
 from lunar.edit import Edit
 from lunar.errors import LunarError
+from lunar.ledgers import undo_request
 from lunar.method import unlearn
 from lunar.models import load_model, site_at
 from lunar.records import Record
@@ -235,6 +236,25 @@ def test_bad_requests_are_refused_and_change_nothing(tmp_path, loaded, checkpoin
             action()
         assert "Tolvane" not in str(error.value)
         assert files(tmp_path / "ledger") == before
+
+
+def test_a_request_that_was_taken_back_is_said_to_be_and_no_other_is_offered(tmp_path, loaded):
+    ledger = made(tmp_path / "ledger", loaded, "one")
+    ledger.add(loaded, REQUESTS["two"], name="ticket-1", names_from=RETAIN)
+    ledger.add(loaded, REQUESTS["three"], name="ticket-2", names_from=RETAIN)
+    ledger.undo("ticket-1")
+    day = ledger.entries()[-1]["time"][:10]
+    for undo in (ledger.undo, lambda name: undo_request(tmp_path / "ledger", name)):
+        with pytest.raises(LunarError, match=f"ticket-1 was taken back already, on {day}") as error:
+            undo("ticket-1")
+        assert "Available: one, ticket-2." in str(error.value)
+        with pytest.raises(LunarError, match="'ticket-3' is none") as error:
+            undo("ticket-3")
+        assert "mean" not in str(error.value)
+    assert "ticket-1" not in (tmp_path / "ledger" / "record.jsonl").read_text()
+    # One that came again under that name holds.
+    ledger.add(loaded, REQUESTS["two"], name="ticket-1", names_from=RETAIN)
+    assert ledger.undo("ticket-1").name == "ticket-1"
 
 
 def files(folder):

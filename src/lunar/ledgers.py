@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from lunar import preflight
 from lunar.checkpoints import check_folder, find_checkpoint
-from lunar.errors import LunarError, unknown
+from lunar.errors import LunarError
 from lunar.progress import Progress
 from lunar.recipe import RECIPE_FILE, found_model, retained_source
 from lunar.records import Record, read_records, split_by_group
 from lunar.report import REPORT_FILE, build_report, check_exports, check_output, finite, short_name, to_json
 from lunar.reporting import page_after, page_files, recognised
+from lunar.requests.record import KEY_FILE, RECORD_FILE, read_key, read_record, unknown_request
 from lunar.requests.store import Store
 from lunar.workflow import load, timed
 
@@ -129,10 +130,12 @@ def list_requests(ledger: Path) -> list[dict[str, Any]]:
 
 
 def undo_request(ledger: Path, name: str) -> dict[str, Any]:
-    """Take a request back; it and what is left."""
+    """Take a request back; it and what is left. Raises LunarError for one that does not hold, or not any more."""
     known = [one["name"] for one in list_requests(ledger)]
     if name not in known:
-        raise unknown("request", name[:64], known or ["none, for the ledger holds no request"])
+        store = Store.open(ledger)
+        entries = read_record(store.checked(RECORD_FILE).read_text(encoding="utf-8"))
+        raise unknown_request(name, known, entries, read_key(store.checked(KEY_FILE)))
     from lunar.requests import changes
     from lunar.requests.ledger import Ledger
 

@@ -29,7 +29,7 @@ from lunar.records import Record, deduplicate
 from lunar.requests.gathering import gather_base, gather_part
 from lunar.requests.parts import Joint, Part, reach
 from lunar.requests.provenance import changes, hashes_of, proof
-from lunar.requests.record import KEY_FILE, new_key, prompt_id, request_id
+from lunar.requests.record import KEY_FILE, name_id, new_key, prompt_id, request_id
 from lunar.requests.state import Change, Request, Shared, State
 from lunar.requests.store import KEPT, Writer, text_writer
 from lunar.settings import Settings
@@ -134,7 +134,7 @@ def undo(state: State, name: str) -> Change:
     left = tuple(one for one in state.requests if one.name != name)
     edit = edit_of_all(rest, state.shared)
     # No model is at hand: what the record says of it is what it was when the last request came.
-    entry = _entry(request, left, state.shared, rest, edit) | {"edited": changes(edit), "model_checked": False}
+    entry = _entry(request, left, state, rest, edit) | {"edited": changes(edit), "model_checked": False}
     return Change("undo", request, left, state.shared, edit, entry, dropped=(request.file,))
 
 
@@ -191,7 +191,7 @@ def _joined(
         edit = edit_of_all(joint, shared)
     check_changed(work, edit, forget)
     requests = (*state.requests, request)
-    entry = _entry(request, requests, shared, joint, edit) | proof(work.loaded, edit) | {"model_checked": True}
+    entry = _entry(request, requests, state, joint, edit) | proof(work.loaded, edit) | {"model_checked": True}
     entry["reached"][request.id] = reached(part, edit, joint)
     entry["prompts"] = {"count": len(ids), "ids": [one.hex() for one in ids]}
     entry["neighbours"] = {"count": len(beside), "names": "given" if names_from else "invented"}
@@ -230,10 +230,12 @@ def _solution_writer(solution: Solution) -> Writer:
     return lambda path: save_file(tensors, path)
 
 
-def _entry(request: Request, requests: Sequence[Request], shared: Shared, joint: Joint, edit: Edit) -> dict[str, Any]:
+def _entry(request: Request, requests: Sequence[Request], state: State, joint: Joint, edit: Edit) -> dict[str, Any]:
     """What the record says of every action."""
+    shared = state.shared
     return {
         "request": request.id,
+        "name": name_id(state.key, request.name),
         "kept": request.kept,
         "model": shared.hashes,
         "settings": asdict(shared.settings),

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from lunar.collect import tail_of
 from lunar.edit import CARD_FILE, WEIGHTS_FILE, Edit
-from lunar.errors import LunarError, unknown
+from lunar.errors import LunarError
 from lunar.interrupted import saved_sums
 from lunar.models import LoadedModel
 from lunar.progress import Progress
@@ -33,7 +33,7 @@ from lunar.report import ATTACKS_FILE, EXAMPLES_FILE, PAGE_FILE, new_folder, ver
 from lunar.requests import changes
 from lunar.requests.changes import BASE_FILE
 from lunar.requests.parts import Base, Joint, Part
-from lunar.requests.record import KEY_FILE, RECORD_FILE, appended, read_key, read_record
+from lunar.requests.record import KEY_FILE, RECORD_FILE, appended, read_key, read_record, unknown_request
 from lunar.requests.state import Change, Request, Shared, State
 from lunar.requests.store import Store, Writer, settle, text_writer
 from lunar.settings import Settings
@@ -128,10 +128,10 @@ class Ledger:
         return tuple(Request(**entry) for entry in self._store.content["requests"])
 
     def request(self, name: str) -> Request:
-        """The request of a name; raises LunarError for an unknown one."""
+        """The request of a name; raises LunarError for one that does not hold, or does not hold any more."""
         known = {one.name: one for one in self.requests()}
         if name not in known:
-            raise unknown("request", name[:64], known or ["none, for the ledger is empty"])
+            raise unknown_request(name, list(known), self.entries(), read_key(self._store.checked(KEY_FILE)))
         return known[name]
 
     @property

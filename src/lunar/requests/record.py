@@ -68,6 +68,27 @@ def request_id(key: bytes, ids: Sequence[bytes]) -> str:
     return hmac.new(key, b"request " + b"".join(sorted(ids)), hashlib.sha256).hexdigest()[:16]
 
 
+def name_id(key: bytes, name: str) -> str:
+    """What a request's name is in the record: a keyed hash, so that one that was taken back is still recognised."""
+    return hmac.new(key, b"name " + name.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def unknown_request(name: str, known: Sequence[str], entries: Sequence[Mapping[str, Any]], key: bytes) -> LunarError:
+    """The error for the name of a request that does not hold: it was taken back already, or never was.
+
+    No close match is offered, for that would be to propose another one's request to be taken back.
+    """
+    left = f"Available: {', '.join(known)}." if known else "The ledger holds no request."
+    hashed = name_id(key, name)
+    times = [entry["time"] for entry in entries if entry["action"] == "undo" and entry.get("name") == hashed]
+    if times:
+        return LunarError(
+            f"The request {name} was taken back already, on {times[-1][:10]} (UTC), so nothing of it is left to undo. "
+            f"{left}"
+        )
+    return LunarError(f"The name of a request in the ledger was expected, but {name[:64]!r} is none. {left}")
+
+
 def entry_hash(entry: Mapping[str, Any]) -> str:
     """The SHA-256 of an entry without its own hash, keys sorted."""
     body = {name: value for name, value in entry.items() if name != "hash"}
