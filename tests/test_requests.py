@@ -16,6 +16,7 @@ from lunar.method import unlearn
 from lunar.models import load_model, site_at
 from lunar.records import Record
 from lunar.requests import changes, gathering
+from lunar.requests.checks import verify
 from lunar.requests.ledger import Ledger
 from lunar.requests.store import Store, settle
 from lunar.settings import Settings
@@ -255,6 +256,33 @@ def test_a_request_that_was_taken_back_is_said_to_be_and_no_other_is_offered(tmp
     # One that came again under that name holds.
     ledger.add(loaded, REQUESTS["two"], name="ticket-1", names_from=RETAIN)
     assert ledger.undo("ticket-1").name == "ticket-1"
+
+
+def test_prompts_that_come_again_are_another_request_in_the_record_and_the_same_bytes_in_the_edit(tmp_path, loaded):
+    ledger = made(tmp_path / "ledger", loaded, "one", "two")
+    first, before = ledger.request("two").id, (tmp_path / "ledger" / "edit.safetensors").read_bytes()
+    ledger.undo("two")
+    again = ledger.add(loaded, REQUESTS["two"], name="three", names_from=RETAIN)
+    assert again.id != first
+    assert [entry["request"] for entry in ledger.entries()][1:] == [first, first, again.id]
+    assert (tmp_path / "ledger" / "edit.safetensors").read_bytes() == before
+
+
+def test_a_ledger_of_a_version_that_named_requests_by_their_prompts_goes_on(tmp_path, loaded, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(changes, "request_id", lambda key, prompts, number: prompts)
+        ledger = made(tmp_path / "ledger", loaded, "one", "two")
+    with ledger.locked():
+        content = ledger._store.content
+        requests = [{name: value for name, value in one.items() if name != "asked"} for one in content["requests"]]
+        ledger._store.commit({**content, "requests": requests}, {})
+    with pytest.raises(LunarError, match="the request two of the ledger already"):
+        ledger.add(loaded, REQUESTS["two"])
+    assert verify(tmp_path / "ledger")["faults"] == []
+    first = ledger.request("two").id
+    ledger.undo("two")
+    assert ledger.add(loaded, REQUESTS["two"], name="three", names_from=RETAIN).id != first
+    assert verify(tmp_path / "ledger")["faults"] == []
 
 
 def files(folder):

@@ -29,7 +29,7 @@ from lunar.records import Record, deduplicate
 from lunar.requests.gathering import gather_base, gather_part
 from lunar.requests.parts import Joint, Part, reach
 from lunar.requests.provenance import changes, hashes_of, proof
-from lunar.requests.record import KEY_FILE, name_id, new_key, prompt_id, request_id
+from lunar.requests.record import KEY_FILE, name_id, new_key, prompt_id, prompts_id, request_id
 from lunar.requests.state import Change, Request, Shared, State
 from lunar.requests.store import KEPT, Writer, text_writer
 from lunar.settings import Settings
@@ -174,9 +174,11 @@ def _joined(
     beside = neighbours_of(forget, names_from, settings)
     ids = [prompt_id(state.key, record) for record in forget]
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    request = Request(request_id(state.key, ids), name, time, len(forget), len(beside), not forget_moments)
+    asked = prompts_id(state.key, ids)
+    id = request_id(state.key, asked, shared.asked)
+    request = Request(id, name, time, len(forget), len(beside), not forget_moments, asked)
     for one in state.requests:
-        if one.id == request.id:
+        if one.asked == request.asked:
             do = "undo it first, or leave it as it is" if one.kept else "nothing was kept of it, so leave it as it is"
             raise LunarError(f"These prompts are the request {one.name} of the ledger already: {do}.")
     part = gather_part(work, shared.site, forget, beside, settings, state.key)

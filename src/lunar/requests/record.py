@@ -63,9 +63,18 @@ def prompt_id(key: bytes, record: Record) -> bytes:
     return hmac.new(key, b"prompt " + text.encode(), hashlib.sha256).digest()[:ID_BYTES]
 
 
-def request_id(key: bytes, ids: Sequence[bytes]) -> str:
-    """What a request is called in the record: a keyed hash of its prompts' ids, whatever their order."""
+def prompts_id(key: bytes, ids: Sequence[bytes]) -> str:
+    """By which a request for the same prompts is recognised: a keyed hash of their ids, whatever their order."""
     return hmac.new(key, b"request " + b"".join(sorted(ids)), hashlib.sha256).hexdigest()[:16]
+
+
+def request_id(key: bytes, prompts: str, number: int) -> str:
+    """What a request is called in the record: a keyed hash of its `prompts_id` and of the number of the asking.
+
+    So the same prompts, asked again after they were taken back, are another request, and entries of the first do not
+    tell of the second.
+    """
+    return hmac.new(key, f"request {number} {prompts}".encode(), hashlib.sha256).hexdigest()[:16]
 
 
 def name_id(key: bytes, name: str) -> str:

@@ -21,12 +21,13 @@ class Request:
     """One request of a ledger.
 
     Attributes:
-        id: keyed hash of its prompts.
+        id: by which the record and the kept file name it; no other request of the ledger ever has the same.
         name: by which it is taken back.
         time: when it came, UTC.
         prompts: how many.
         neighbours: how many prompts like them were pinned.
         kept: whether its activations are there, so that it can be taken back.
+        asked: keyed hash of its prompts, by which the same ones are recognised.
     """
 
     id: str
@@ -35,6 +36,11 @@ class Request:
     prompts: int
     neighbours: int
     kept: bool = True
+    asked: str = ""
+
+    def __post_init__(self) -> None:
+        # In ledgers of versions before there was `asked`, the id was this hash.
+        object.__setattr__(self, "asked", self.asked or self.id)
 
     @property
     def file(self) -> str:
