@@ -179,6 +179,14 @@ def test_the_verdict_follows_the_numbers_and_says_its_limits():
     assert "0.02 after" in said(0.02, 0.99).sentence
     assert any("Nobody has tried" in limit for limit in said(0.02, 0.99).limits)
     assert any("guess" in limit for limit in said(0.02, 0.99).limits), "warnings of the search are limits"
+    report = everything().report
+    report["scores"]["forget"]["rouge1"] = {"before": 0.1, "after": 0.02}
+    never_knew = verdict(Contents(report=report))
+    assert (never_knew.tone, "before this request already" in never_knew.sentence) == ("mixed", True)
+    report["scores"]["forget"] = {"refusal_rate": {"before": 1.0, "after": 1.0}}
+    assert "declined what it was to forget before this request already" in verdict(Contents(report=report)).sentence
+    report["scores"]["forget"]["refusal_rate"]["before"] = 0.0
+    assert verdict(Contents(report=report)).tone == "good"
     attacked = said(0.02, 0.99, attacks=everything().attacks)
     assert attacked.tone == "mixed"
     assert "suppressed, not erased" in attacked.sentence

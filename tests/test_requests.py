@@ -285,6 +285,32 @@ def test_a_ledger_of_a_version_that_named_requests_by_their_prompts_goes_on(tmp_
     assert verify(tmp_path / "ledger")["faults"] == []
 
 
+@pytest.mark.parametrize("searched", [True, False])
+def test_what_the_original_model_declines_anyway_is_not_to_be_forgotten(tmp_path, loaded, monkeypatch, searched):
+    ledger = made(tmp_path / "ledger", loaded, "one")
+    content = ledger._store.content
+    with ledger.locked():
+        ledger._store.commit({**content, "shared": {**content["shared"], "searched": searched}}, {})
+    before, weights = files(tmp_path / "ledger"), site_at(loaded.model, 1).module(loaded.model).weight.clone()
+
+    def decline(asked, records, **_):
+        # It is the original model that is asked, without the ledger's edit.
+        assert torch.equal(site_at(asked.model, 1).module(asked.model).weight, weights)
+        return ["I don't know."] * len(records), 0
+
+    monkeypatch.setattr(changes, "answer", decline)
+    unknown = [*REQUESTS["two"], *REQUESTS["three"]]
+    if searched:
+        with pytest.raises(LunarError, match=r"declines 100% of the 3 asked already") as error:
+            ledger.add(loaded, unknown)
+        assert "Word12" not in str(error.value)
+        assert files(tmp_path / "ledger") == before
+    else:
+        assert "nothing to forget" in changes.add(ledger.state(), loaded, unknown).warnings[0]
+    # Two prompts say too little to refuse, so that is a warning.
+    assert "of the 2 asked" in changes.add(ledger.state(), loaded, REQUESTS["two"]).warnings[0]
+
+
 def files(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()

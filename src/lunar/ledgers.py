@@ -117,6 +117,7 @@ def add_records(
         recognised=read,
     )
     report |= {"retain_source": "the ledger's sums", "request": asdict(change.request)}
+    report["warnings"] = list(change.warnings)
     report["neighbour_names"] = change.entry["neighbours"]["names"]
     report["requests"] = [asdict(one) for one in change.requests]
     shown = page_files(report, change.requests, opened.text(RECIPE_FILE), comparisons, show_forget=show_forget)

@@ -66,14 +66,21 @@ def _forgets(contents: Contents) -> tuple[str, int]:
     scores = contents.scores().get("forget", {})
     left, refused = _value(scores, "rouge1", "after"), _value(scores, "refusal_rate", "after")
     declines = "" if refused is None else f"declines {share(refused)} of these questions"
+    before, declined = _value(scores, "rouge1", "before"), _value(scores, "refusal_rate", "before")
     if left is None:
+        if declined is not None and refused is not None and min(declined, refused) >= 1 - FORGOTTEN:
+            # Good numbers that the request has no part in are no success.
+            figures = f"{share(declined)} of these questions before, {share(refused)} after"
+            return f"declined what it was to forget before this request already ({figures})", 1
         level = 0 if (refused or 0) >= 1 - FORGOTTEN else 1 if (refused or 0) >= 1 - HALF_FORGOTTEN else 2
         how = ("no longer answers", "often no longer answers", "still answers")[level]
         return f"{how} what it was to forget: it {declines or 'was asked, and no answers are known'}", level
     level = 0 if left <= FORGOTTEN else 1 if left <= HALF_FORGOTTEN else 2
     how = ("no longer gives", "gives much less of", "still gives")[level]
-    before = _value(scores, "rouge1", "before")
     figures = f"ROUGE-1 {number(before)} before, {number(left)} after"
+    if level == 0 and before is not None and before <= FORGOTTEN:
+        hardly = f"gave hardly any of the answers that it was to forget before this request already ({figures})"
+        return hardly + (f"; it {declines}" if declines else ""), 1
     return f"{how} the answers that it was to forget ({figures})" + (f" and {declines}" if declines else ""), level
 
 
@@ -121,7 +128,7 @@ def _limits(contents: Contents) -> list[str]:
         limits.append("No retain data was given: built-in prompts of general knowledge stood in for it.")
     if "retain" not in contents.scores():
         limits.append("Retained questions were not asked this time.")
-    return [*limits, *((report.get("choice") or {}).get("warnings") or ())]
+    return [*limits, *((report.get("choice") or {}).get("warnings") or ()), *(report.get("warnings") or ())]
 
 
 def _figures(contents: Contents) -> tuple[tuple[str, str, str], ...]:

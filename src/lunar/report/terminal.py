@@ -140,6 +140,7 @@ def added(report: Mapping[str, Any], folder: Path) -> RenderableType:
             "The names in those are invented, as the retain file that the ledger was started with is not where it was "
             "or has changed; --retain FILE gives names."
         )
+    lines += report["warnings"]
     return Group(*(Text(line) for line in lines), scores_table(report), Text(back))
 
 

@@ -2,7 +2,7 @@
 
 All requests are solved together, at one layer, from activations of the original model, which no edit at that layer
 changes. So an earlier request stays forgotten, the order does not count, and taking a request back is to solve without
-it. Asks no questions of the model: scores come from the caller.
+it. The model is asked only whether it knows what a request wants forgotten: scores come from the caller.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ from lunar.models import LoadedModel, Site, site_at
 from lunar.neighbours import prompt_names
 from lunar.preflight import check_ledger
 from lunar.progress import Progress
-from lunar.records import Record, deduplicate
+from lunar.records import Record, deduplicate, sample
 from lunar.requests.gathering import gather_base, gather_part
 from lunar.requests.parts import Joint, Part, reach
 from lunar.requests.provenance import changes, hashes_of, proof
 from lunar.requests.record import KEY_FILE, name_id, new_key, prompt_id, prompts_id, request_id
 from lunar.requests.state import Change, Request, Shared, State
 from lunar.requests.store import KEPT, Writer, text_writer
+from lunar.select.feasible import check_known
+from lunar.select.own_words import answer, declined
+from lunar.select.search import ASKED
 from lunar.settings import Settings
 from lunar.solve import Solution, thin
 from lunar.weights import parameter_of
@@ -78,6 +81,7 @@ def start(
         fingerprint(parameter_of(site.module(loaded.model))),
         resolved,
         retain is None,
+        searched=settings.layer == "auto",
     )
     state = State(shared, (), Joint(base, {}, resolved, tail_of(resolved)), key)
     change = _joined(state, "start", work, forget, task.retain, name, forget_moments)
@@ -110,7 +114,8 @@ def add(
         forget_moments: keep the request's change and nothing else of it: it cannot be taken back.
         progress: called with each stage.
 
-    Raises LunarError for another model, for a name or a request that is there already, and as `unlearn` does.
+    Raises LunarError for another model, for a name or a request that is there already, where the original model
+    declines the prompts anyway (unless the ledger's layer was named: then that is a warning), and as `unlearn` does.
     """
     if not forget:
         raise LunarError("The forget set must hold at least one prompt, but it is empty: add one.")
@@ -181,6 +186,8 @@ def _joined(
         if one.asked == request.asked:
             do = "undo it first, or leave it as it is" if one.kept else "nothing was kept of it, so leave it as it is"
             raise LunarError(f"These prompts are the request {one.name} of the ledger already: {do}.")
+    # A first request was checked by the search for its layer.
+    warnings = _check_known(work, forget, shared) if action == "add" else []
     part = gather_part(work, shared.site, forget, beside, settings, state.key)
     joint = replace(state.joint, parts={**state.joint.parts, request.id: part})
     with work.stage("solve", announced=True):
@@ -199,7 +206,26 @@ def _joined(
     entry["neighbours"] = {"count": len(beside), "names": "given" if names_from else "invented"}
     counts = {"forget_prompts": len(forget), "neighbour_prompts": len(beside), **rows}
     found = Unlearned(edit, gate, shared.site, counts, work.seconds, shared.builtin_retain, resumed=dict(work.resumed))
-    return Change(action, request, requests, shared, edit, entry, written, beside=tuple(beside), found=found)
+    return Change(
+        action,
+        request,
+        requests,
+        shared,
+        edit,
+        entry,
+        written,
+        beside=tuple(beside),
+        found=found,
+        warnings=tuple(warnings),
+    )
+
+
+def _check_known(work: Work, forget: Sequence[Record], shared: Shared) -> list[str]:
+    """A warning, or LunarError, where the original model declines what is to be forgotten already."""
+    asked = sample(forget, ASKED, shared.settings.seed)
+    with work.stage("asking"):
+        answers, _ = answer(work.loaded, asked, progress=work.reporter("asking", len(asked)))
+    return check_known(declined(answers), len(asked), shared.searched)
 
 
 def _check_model(shared: Shared, loaded: LoadedModel, site: Site) -> None:

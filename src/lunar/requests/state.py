@@ -60,6 +60,8 @@ class Shared:
         settings: with the layer and the strength that were found.
         builtin_retain: whether the built-in prompts are what is retained.
         asked: how many requests were ever made.
+        searched: whether the layer was searched for, so that a request that cannot be met is refused; where a layer was
+            named instead, that is a warning.
     """
 
     source: str
@@ -69,6 +71,7 @@ class Shared:
     settings: Settings
     builtin_retain: bool
     asked: int = 0
+    searched: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
@@ -95,6 +98,7 @@ class Change:
         dropped: kept files to remove.
         beside: the neighbours that were pinned, for whoever measures; they are not kept.
         found: the change for a report; None after an undo.
+        warnings: what gives cause for doubt, in sentences.
     """
 
     action: str
@@ -107,6 +111,7 @@ class Change:
     dropped: tuple[str, ...] = ()
     beside: tuple[Record, ...] = ()
     found: Unlearned | None = None
+    warnings: tuple[str, ...] = ()
 
     def unlearned(self) -> Unlearned:
         """`found`; raises LunarError after an undo, which finds nothing new."""
