@@ -39,7 +39,7 @@ def test_requests_are_added_listed_and_undone(ledger):
     listed = json.loads(run("requests", ledger, "--json").stdout)["requests"]
     assert [(one["name"], one["prompts"], one["kept"]) for one in listed] == [("first", 3, True), ("ticket-2", 2, True)]
     assert run("requests", ledger, "--quiet").stdout.split() == ["first", "ticket-2"]
-    assert "ticket-2" in run("requests", ledger).stdout
+    assert all(said in run("requests", ledger).stdout for said in ("ticket-2", "UTC"))
     report = json.loads((ledger / "report.json").read_text())
     assert report["request"]["name"] == "ticket-2"
     assert set(report["scores"]["forget"]["rouge1"]) == {"before", "after"}
@@ -53,7 +53,10 @@ def test_requests_are_added_listed_and_undone(ledger):
     assert_refused(run("undo", ledger, "ticket-2"), "taken back already, on 20")
     assert run("undo", ledger, "first").exit_code == 0
     assert "no request" in run("requests", ledger).stdout
-    assert run("verify", ledger).exit_code == 0
+    verified = run("verify", ledger)
+    assert verified.exit_code == 0
+    assert json.loads(run("verify", ledger, "--json").stdout)["head"][:12] in verified.stdout
+    assert not re.search("[0-9a-f]{13}", verified.stdout)
     again = json.loads(run("ask", "model", "--edit", ledger, FORGET[0]["question"], "--json").stdout)
     assert again["before"] == again["after"]
 

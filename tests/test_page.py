@@ -12,6 +12,7 @@ from plotly import graph_objects
 from lunar.evaluation import Comparison
 from lunar.records import Record
 from lunar.report.contents import Contents, hidden
+from lunar.report.elements import holding
 from lunar.report.examples import PER_SPLIT, pick
 from lunar.report.html import page
 from lunar.report.sections import sections
@@ -163,6 +164,11 @@ def test_attacks_are_sorted_by_what_they_recover_and_nothing_is_called_erased():
         text = Seen(page(contents)).text
         assert not re.search(r"(?<!not )erased", text)
         assert "suppressed" in text.casefold()
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "no request holds"), (1, "1 request holds"), (2, "2 requests hold")])
+def test_requests_are_counted_in_words(number, said):
+    assert holding(number) == said
 
 
 def test_the_verdict_follows_the_numbers_and_says_its_limits():

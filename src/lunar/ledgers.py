@@ -40,7 +40,7 @@ def add_files(
     device: str | None = None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Add a request to a ledger; the content of its new report.json.
+    """Add a request to a ledger; the content of its new report.json, and `stale_exports`.
 
     `retain` names records whose names are put into neighbours of the request; the model does not see them. By default
     it is the file that the ledger was started with, where that is still there. With `show_forget`, the page and
@@ -122,7 +122,7 @@ def add_records(
     report["requests"] = [asdict(one) for one in change.requests]
     shown = page_files(report, change.requests, opened.text(RECIPE_FILE), comparisons, show_forget=show_forget)
     opened.commit(change, {REPORT_FILE: to_json(report), **shown}, {"scores": intervals})
-    return report
+    return {**report, "stale_exports": opened.stale_exports()}
 
 
 def list_requests(ledger: Path) -> list[dict[str, Any]]:
@@ -131,7 +131,10 @@ def list_requests(ledger: Path) -> list[dict[str, Any]]:
 
 
 def undo_request(ledger: Path, name: str) -> dict[str, Any]:
-    """Take a request back; it and what is left. Raises LunarError for one that does not hold, or not any more."""
+    """Take a request back; it, what is left, and `stale_exports`.
+
+    Raises LunarError for one that does not hold, or does not any more.
+    """
     known = [one["name"] for one in list_requests(ledger)]
     if name not in known:
         store = Store.open(ledger)
@@ -146,24 +149,35 @@ def undo_request(ledger: Path, name: str) -> dict[str, Any]:
         report = _undone(change.request.name, change.requests)
         shown = page_after(ledger, change.requests, report=report, attacks={}, examples=())
         opened.commit(change, {REPORT_FILE: to_json(report), **shown})
-    return _undone(change.request.name, change.requests)
+    return {**report, "stale_exports": opened.stale_exports()}
 
 
 def verify_ledger(ledger: Path, merged: Path | None = None) -> dict[str, Any]:
     """What `lunar.requests.checks.verify` finds; the model's files are looked at where they are at hand.
 
-    With `merged`, also whether that folder holds the model's checkpoint with this edit and no other difference.
+    With `merged`, also whether that folder holds the model's checkpoint with this edit and no other difference:
+    "merged" is "as expected" then.
     """
     model = model_of(ledger)
     if merged is not None:
         check_folder(merged, str(merged), False)
+    from lunar.export.ledger import exported_before
     from lunar.export.merged import merged_faults
     from lunar.requests.checks import verify
     from lunar.requests.ledger import Ledger
 
     result = verify(ledger, model)
     if merged is not None and not result["faults"]:
-        result["faults"] = merged_faults(find_checkpoint(model), merged, Ledger(ledger).edit())
+        opened = Ledger(ledger)
+        result["faults"] = merged_faults(find_checkpoint(model), merged, opened.edit())
+        if not result["faults"]:
+            result["merged"] = "as expected"
+        elif (time := exported_before(opened, merged)) is not None:
+            do = "export it again" if opened.requests() else "use the original model instead, as no request holds"
+            result["faults"] = [
+                f"The merged checkpoint is as it was exported on {time[:10]} (UTC), but the ledger has changed "
+                f"since: {do}."
+            ]
     return result
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lunar.report.contents import Contents, Plain, deviation
-from lunar.report.elements import count, number, share
+from lunar.report.elements import holding, number, share
 from lunar.settings import BASELINES, RETAIN_ONLY
 
 FORGOTTEN, HALF_FORGOTTEN = 0.15, 0.4
@@ -38,10 +38,9 @@ def verdict(contents: Contents) -> Verdict:
     if contents.comparison:
         return _of_comparison(contents)
     if contents.report.get("undone"):
-        left = len(contents.requests)
         return Verdict(
             f"The request {contents.report['undone']} was taken back as if it had never come; "
-            f"{count(left, 'request')} {'holds' if left == 1 else 'hold'}.",
+            f"{holding(len(contents.requests))}.",
             OPEN,
             ("Nothing was measured when it was taken back: lunar evaluate does that.",),
         )

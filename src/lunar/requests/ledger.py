@@ -33,7 +33,16 @@ from lunar.report import ATTACKS_FILE, EXAMPLES_FILE, PAGE_FILE, new_folder, ver
 from lunar.requests import changes
 from lunar.requests.changes import BASE_FILE
 from lunar.requests.parts import Base, Joint, Part
-from lunar.requests.record import KEY_FILE, RECORD_FILE, appended, read_key, read_record, unknown_request
+from lunar.requests.record import (
+    EXPORTS,
+    KEY_FILE,
+    RECORD_FILE,
+    appended,
+    read_key,
+    read_record,
+    stale_exports,
+    unknown_request,
+)
 from lunar.requests.state import Change, Request, Shared, State
 from lunar.requests.store import Store, Writer, settle, text_writer
 from lunar.settings import Settings
@@ -151,6 +160,11 @@ class Ledger:
     def entries(self) -> list[dict[str, Any]]:
         """The record. Raises LunarError where an entry was changed, added, removed or moved."""
         return self._steady(self._entries)
+
+    def stale_exports(self) -> dict[str, int]:
+        """How many adapters and merged checkpoints were exported while the edit was another than now; no zeros."""
+        stale = [entry["action"] for entry in stale_exports(self.entries(), self.edit_hash())]
+        return {action.removeprefix("export "): stale.count(action) for action in EXPORTS if action in stale}
 
     def _entries(self) -> list[dict[str, Any]]:
         entries = read_record(self._store.checked(RECORD_FILE).read_text(encoding="utf-8"))

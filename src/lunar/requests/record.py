@@ -23,6 +23,10 @@ from lunar.records import Record, conversation_key
 
 RECORD_FILE, KEY_FILE = "record.jsonl", "record.key"
 FORMAT = 1
+CHANGES = ("start", "add", "undo")
+"""Actions after which there is another edit."""
+EXPORTS = ("export adapter", "export merged")
+"""Actions that write the edit into a folder elsewhere."""
 FIRST = "0" * 64
 """What stands in the first entry for the hash of the one before."""
 ID_BYTES = 16
@@ -150,6 +154,17 @@ def read_record(text: str) -> list[dict[str, Any]]:
         entries.append(entry)
         previous = entry["hash"]
     return entries
+
+
+def stale_exports(entries: Sequence[Mapping[str, Any]], edit: str | None) -> list[Mapping[str, Any]]:
+    """The entries of exports that were made when the edit was another than the one of this SHA-256."""
+    found, then = [], None
+    for entry in entries:
+        if entry["action"] in CHANGES:
+            then = entry["edit"]["after"]
+        elif entry["action"] in EXPORTS and then != edit:
+            found.append(entry)
+    return found
 
 
 @cache
