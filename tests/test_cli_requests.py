@@ -1,14 +1,19 @@
 """The commands for requests over time, end to end; what they print and write names nothing of what was forgotten."""
 
+import hashlib
 import json
 import re
 import shutil
+import tomllib
+from pathlib import Path
 
 import pytest
+import tomli_w
 from plotly.offline import get_plotlyjs
 from test_cli import FORGET, RETAIN, SECRET, assert_refused, here, run, tree, unlearn, write_lines  # noqa: F401
 
 from lunar.edit import Edit
+from lunar.recipe import reference_source, retained_source, without_forget
 
 SECOND = [
     {"question": "where is the contract of word14 ?", "answer": "in the word26 city .", "edge": "G_H"},
@@ -92,6 +97,38 @@ def test_the_recipe_of_a_ledger_is_that_of_its_first_request_and_says_so(ledger,
     again = run("unlearn", "--from", ledger, "--output", "again")
     assert "none of the others" in again.stderr
     assert (here / "again" / "edit.safetensors").read_bytes() == first
+
+
+def forget_hashes(folder):
+    """The files of a ledger that hold the unkeyed hash of the forget file that it was started with."""
+    hash = hashlib.sha256(Path("forget.jsonl").read_bytes()).hexdigest().encode()
+    return {path.name for path in folder.rglob("*") if path.is_file() and hash in path.read_bytes()}
+
+
+def test_nothing_of_a_request_that_was_taken_back_stays_in_recipe_or_page(ledger, here, checkpoint):  # noqa: F811
+    assert run("unlearn", ledger, "--forget", "second.jsonl", "--name", "two").exit_code == 0
+    assert forget_hashes(ledger) == {"recipe.toml", "report.html"}
+    assert "recipe" not in run("undo", ledger, "two").stdout
+    assert forget_hashes(ledger) == {"recipe.toml", "report.html"}
+    assert run("unlearn", ledger, "--forget", "second.jsonl", "--name", "two").exit_code == 0
+    assert "--from cannot run it again" in " ".join(run("undo", ledger, "first").stdout.split())
+    assert forget_hashes(ledger) == set()
+    assert not any("forget.jsonl" in (ledger / name).read_text() for name in ("recipe.toml", "report.html"))
+    assert_refused(run("unlearn", "--from", ledger, "--output", "again"), "taken back")
+    # What it says of the others still serves: names of neighbours, and the reference prompts of attacks.
+    write_lines(here / "third.jsonl", [{"question": "what is the price of word15 ?"}])
+    assert json.loads(run("unlearn", ledger, "--forget", "third.jsonl", "--json").stdout)["neighbour_names"] == "given"
+    assert reference_source(ledger) == "reference.jsonl"
+    assert run("verify", ledger).exit_code == 0
+    assert json.loads(run("undo", ledger, "two", "--json").stdout)["recipe_shortened"] is False
+
+
+def test_a_recipe_of_groups_keeps_their_file_as_what_is_retained(tmp_path):
+    data = {"forget": {"source": "all.jsonl", "sha256": "12", "groups": ["A"]}, "reference": {"source": "refusal"}}
+    text = without_forget(tomli_w.dumps({"data": data}))
+    assert tomllib.loads(text)["data"] == {"retain": {"source": "all.jsonl"}, "reference": {"source": "refusal"}}
+    (tmp_path / "recipe.toml").write_text(text)
+    assert retained_source(tmp_path) == "all.jsonl"
 
 
 def test_groups_of_the_file_it_was_started_with_can_be_added(here, checkpoint):  # noqa: F811

@@ -18,7 +18,7 @@ from lunar.errors import LunarError
 from lunar.ledgers import list_requests, model_of, names_from
 from lunar.progress import Progress
 from lunar.prompts import default_retain_records, reference_records
-from lunar.recipe import Recipe, read_recipe
+from lunar.recipe import Recipe, reference_source
 from lunar.records import Record, deduplicate, sample
 from lunar.report import ATTACKS_FILE, REPORT_FILE, finite, short_name, to_json, versions
 from lunar.reporting import page_after
@@ -173,7 +173,7 @@ def _read(ledger: Path, model: str, forget: str, retain: str | None, groups: Seq
 def _reference(ledger: Path) -> Sequence[Record]:
     """The reference prompts that the ledger was started with, or the usual ones where these are gone."""
     try:
-        return reference_records(read_recipe(ledger)[0].reference)
+        return reference_records(reference_source(ledger))
     except LunarError:
         return reference_records(Recipe.reference)
 

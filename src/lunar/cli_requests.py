@@ -107,6 +107,11 @@ def undo(
         from lunar.report import terminal
 
         lines = [f"Undone: {name}.", *terminal.stale_exports(result["stale_exports"], len(result["requests"]))]
+        if result["recipe_shortened"]:
+            lines.append(
+                "recipe.toml made the ledger's first request, which does not hold any more: what it said of the forget "
+                "data was removed, and --from cannot run it again."
+            )
         terminal.show(*map(Text, lines), terminal.requests_table(result["requests"]))
 
 

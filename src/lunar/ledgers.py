@@ -120,7 +120,9 @@ def add_records(
     report["warnings"] = list(change.warnings)
     report["neighbour_names"] = change.entry["neighbours"]["names"]
     report["requests"] = [asdict(one) for one in change.requests]
-    shown = page_files(report, change.requests, opened.text(RECIPE_FILE), comparisons, show_forget=show_forget)
+    shown = page_files(
+        report, change.requests, opened.recipe_after(change.requests), comparisons, show_forget=show_forget
+    )
     opened.commit(change, {REPORT_FILE: to_json(report), **shown}, {"scores": intervals})
     return {**report, "stale_exports": opened.stale_exports()}
 
@@ -131,7 +133,7 @@ def list_requests(ledger: Path) -> list[dict[str, Any]]:
 
 
 def undo_request(ledger: Path, name: str) -> dict[str, Any]:
-    """Take a request back; it, what is left, and `stale_exports`.
+    """Take a request back; it, what is left, `stale_exports`, and whether the recipe was `recipe_shortened`.
 
     Raises LunarError for one that does not hold, or does not any more.
     """
@@ -147,9 +149,11 @@ def undo_request(ledger: Path, name: str) -> dict[str, Any]:
     with opened.locked():
         change = changes.undo(opened.state(), opened.request(name).name)
         report = _undone(change.request.name, change.requests)
-        shown = page_after(ledger, change.requests, report=report, attacks={}, examples=())
+        recipe = opened.recipe_after(change.requests)
+        shortened = recipe != opened.text(RECIPE_FILE)
+        shown = page_after(ledger, change.requests, report=report, recipe=recipe, attacks={}, examples=())
         opened.commit(change, {REPORT_FILE: to_json(report), **shown})
-    return {**report, "stale_exports": opened.stale_exports()}
+    return {**report, "stale_exports": opened.stale_exports(), "recipe_shortened": shortened}
 
 
 def verify_ledger(ledger: Path, merged: Path | None = None) -> dict[str, Any]:

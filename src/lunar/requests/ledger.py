@@ -28,6 +28,7 @@ from lunar.interrupted import saved_sums
 from lunar.models import LoadedModel
 from lunar.progress import Progress
 from lunar.prompts import default_retain_records
+from lunar.recipe import RECIPE_FILE, without_forget
 from lunar.records import Record
 from lunar.report import ATTACKS_FILE, EXAMPLES_FILE, PAGE_FILE, new_folder, versions
 from lunar.requests import changes
@@ -212,7 +213,9 @@ class Ledger:
 
     def commit(self, change: Change, files: Texts | None = None, entry: Mapping[str, Any] | None = None) -> None:
         """Write a change. `files` are texts by fixed name (report.json), `entry` is added to the record's entry."""
-        _commit(self._store, change, files or {}, entry or {})
+        recipe = self.recipe_after(change.requests)
+        changed = {} if recipe is None or recipe == self.text(RECIPE_FILE) else {RECIPE_FILE: recipe}
+        _commit(self._store, change, {**changed, **(files or {})}, entry or {})
 
     def note(self, action: str, entry: Mapping[str, Any], files: Texts | None = None) -> None:
         """Add an entry to the record and change no request. `files` are texts by fixed name, written along with it."""
@@ -223,6 +226,15 @@ class Ledger:
     def text(self, name: str) -> str | None:
         """A file of the ledger, after a look at its hash; None where the ledger has none of that name."""
         return self._store.checked(name).read_text(encoding="utf-8") if name in self._store.files else None
+
+    def recipe_after(self, requests: Sequence[Request]) -> str | None:
+        """recipe.toml where these requests hold; None where the ledger has none.
+
+        It makes the first request of the ledger, and says nothing of its data any more where that one does not hold.
+        """
+        text = self.text(RECIPE_FILE)
+        first = self.entries()[0]["request"]
+        return text if text is None or any(one.id == first for one in requests) else without_forget(text)
 
     def faults(self) -> list[str]:
         """What is wrong with the folder's files and its record, in sentences; see `lunar.requests.checks`."""
