@@ -4,13 +4,16 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import tomli_w
 from plotly.offline import get_plotlyjs
-from test_cli import FORGET, RETAIN, SECRET, assert_refused, here, run, tree, unlearn, write_lines  # noqa: F401
+from test_cli import FORGET, RETAIN, SCRIPT, SECRET, assert_refused, here, run, tree, unlearn, write_lines  # noqa: F401
 
 from lunar.edit import Edit
 from lunar.recipe import reference_source, retained_source, without_forget
@@ -165,6 +168,26 @@ def test_bad_input_is_one_sentence_and_changes_nothing(ledger, here):  # noqa: F
     assert run("verify", ledger, "--quiet").exit_code == 0
     shutil.move(here / "model", here / "away")
     assert_refused(run("unlearn", ledger, "--forget", "second.jsonl"), "folder")
+
+
+def test_what_a_ledger_refuses_without_torch(ledger, here):  # noqa: F811
+    more = ["unlearn", str(ledger), "--forget", "second.jsonl"]
+    cases = [
+        ([*more, "--name", "first"], "a request first already"),
+        ([*more, "--name", "Petra Pellam"], "holds a space"),
+        ([*more, "--name", "word14"], "must not name"),
+        (["undo", str(ledger), "second"], "Available: first"),
+        (["export", str(ledger), "--adapter", "new"], "PEFT, which is not installed"),
+    ]
+    if version("torch").endswith("+cpu"):
+        cases.append(([*more, "--device", "cuda"], "without CUDA"))
+    without_peft = "import sys; sys.modules['peft'] = None\n"
+    asked = json.dumps([arguments for arguments, _ in cases])
+    command = [sys.executable, "-c", without_peft + SCRIPT]
+    process = subprocess.run(command, input=asked, capture_output=True, text=True, check=True)
+    for (arguments, words), result in zip(cases, json.loads(process.stdout), strict=True):
+        assert (result["code"], words in result["err"], result["torch"]) == (2, True, False), (arguments, result)
+        assert "Petra" not in result["err"]
 
 
 def test_verify_says_what_was_changed_with_exit_code_1(ledger):

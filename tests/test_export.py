@@ -420,7 +420,7 @@ def test_an_export_that_cannot_be_recorded_is_not_kept(here, monkeypatch, kind):
 def test_without_peft_an_adapter_is_refused_before_anything_is_written(here, monkeypatch):  # noqa: F811
     sharded("llama", here / "model")
     assert unlearn(Path("model"), "--layer", 1).exit_code == 0
-    monkeypatch.setattr("lunar.export.effect.find_spec", lambda name: None)
+    monkeypatch.setattr("lunar.preflight.find_spec", lambda name: None)
     refused = run("export", "edit", "--adapter", "adapter")
     assert (refused.exit_code, "pip install" in refused.stderr) == (2, True)
     assert not Path("adapter").exists()

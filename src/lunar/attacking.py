@@ -97,9 +97,11 @@ def attack_ledger(
     model = model_of(ledger)
     sets = _read(ledger, model, forget, retain, groups)
     layer = int(Store.open(ledger).content["shared"]["site"]["layer"])
-    preflight.check_model(model, layer, {"forget": sets.forget, "retain": sets.retain, "reference": sets.reference})
+    preflight.check_model(
+        model, layer, {"forget": sets.forget, "retain": sets.retain, "reference": sets.reference}, device=device
+    )
     if control is not None:
-        preflight.check_model(control, None, {"forget": sets.forget})
+        preflight.check_model(control, None, {"forget": sets.forget}, device=device)
     from lunar.attacks import attack, run_attacks
     from lunar.attacks.attack import budget_of
     from lunar.requests.ledger import Ledger

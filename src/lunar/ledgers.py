@@ -19,6 +19,7 @@ from lunar.recipe import RECIPE_FILE, found_model, retained_source
 from lunar.records import Record, read_records, split_by_group
 from lunar.report import REPORT_FILE, build_report, check_exports, check_output, finite, short_name, to_json
 from lunar.reporting import page_after, page_files, recognised
+from lunar.requests.naming import check_name
 from lunar.requests.record import KEY_FILE, RECORD_FILE, read_key, read_record, unknown_request
 from lunar.requests.store import Store
 from lunar.workflow import load, timed
@@ -51,9 +52,11 @@ def add_files(
     pool = read_records(retain, "retain") if retain is not None else names_from(ledger)
     if groups:
         records, _ = split_by_group(records, groups, "forget")
+    if name is not None:
+        check_name(name, [one["name"] for one in store.content["requests"]], records)
     shared = store.content["shared"]
     model = found_model(str(shared["source"]), ledger / RECIPE_FILE)
-    preflight.check_model(model, int(shared["site"]["layer"]), {"forget": records})
+    preflight.check_model(model, int(shared["site"]["layer"]), {"forget": records}, device=device)
     from lunar.requests.ledger import Ledger
 
     seconds: dict[str, float] = {}
@@ -195,18 +198,17 @@ def export_ledger(
     check_exports(outputs, ledger)
     for folder in outputs:
         check_output(folder)
+    if adapter is not None:
+        preflight.check_peft()
     if not list_requests(ledger):
         raise LunarError(
             f"The ledger {ledger} holds no request, so there is nothing to export: the model is as it was."
         )
     model = model_of(ledger)
-    preflight.check_model(model, None, {})
-    from lunar.export.effect import check_peft
+    preflight.check_model(model, None, {}, device=device)
     from lunar.export.ledger import export_adapter, export_merged
     from lunar.requests.ledger import Ledger
 
-    if adapter is not None:
-        check_peft()
     opened, result = Ledger(ledger), dict[str, Any]()
     with opened.locked():
         loaded = load(model, device, progress)

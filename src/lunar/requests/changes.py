@@ -7,7 +7,6 @@ it. The model is asked only whether it knows what a request wants forgotten: sco
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -22,11 +21,11 @@ from lunar.errors import LunarError
 from lunar.interrupted import SavedSums
 from lunar.method import Unlearned, check_changed, prepare
 from lunar.models import LoadedModel, Site, site_at
-from lunar.neighbours import prompt_names
 from lunar.preflight import check_ledger
 from lunar.progress import Progress
 from lunar.records import Record, deduplicate, sample
 from lunar.requests.gathering import gather_base, gather_part
+from lunar.requests.naming import check_name
 from lunar.requests.parts import Joint, Part, reach
 from lunar.requests.provenance import changes, hashes_of, proof
 from lunar.requests.record import KEY_FILE, name_id, new_key, prompt_id, prompts_id, request_id
@@ -40,15 +39,6 @@ from lunar.solve import Solution, thin
 from lunar.weights import parameter_of
 
 BASE_FILE = f"{KEPT}/retain.safetensors"
-NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
-SHORTEST_NAME, SHORTEST_WORD = 3, 6
-"""Letters of a forgotten name, and of any other word of a forgotten prompt or answer, from which on it is looked for
-within a request's name too, and not only as a part of its own between dashes."""
-PLAIN = frozenset(
-    "a an and at by case client contract customer data delete deletion erase erasure file for forget from gdpr in is it"
-    " name no of on or order patient person request the ticket to user who with".split()
-)
-"""Words that a request may be called by whatever its prompts say."""
 
 
 def start(
@@ -285,29 +275,5 @@ def _free_name(state: State, shared: Shared, name: str | None, forget: Sequence[
     if name is None:
         free = (f"request-{number}" for number in range(shared.asked, shared.asked + len(taken) + 1))
         return next(one for one in free if one not in taken)
-    if not NAME.fullmatch(name):
-        raise LunarError(
-            "A request's name was expected to be up to 64 letters, digits, dots, dashes and underscores, such as "
-            "ticket-12, but something else came."
-        )
-    if name in taken:
-        raise LunarError(f"The ledger has a request {name} already: give the new one another name.")
-    if _tells(name, forget):
-        raise LunarError(
-            "The name of a request is shown and kept, so it must not name what is to be forgotten: give another one, "
-            "such as ticket-12."
-        )
+    check_name(name, taken, forget)
     return name
-
-
-def _tells(name: str, forget: Sequence[Record]) -> bool:
-    """Whether a request's name says something of what is to be forgotten."""
-    texts = [text for record in forget for text in (record.prompt, record.answer or "")]
-    words = {word for text in texts for word in re.findall(r"\w+", text.casefold())} - PLAIN
-    names = {word for text in texts for one in prompt_names(text) for word in re.findall(r"\w+", one.casefold())}
-    folded = name.casefold()
-    # Short numbers are dates and counters.
-    parts = {part for part in re.split(r"[\W_]+", folded) if not (part.isdecimal() and len(part) < SHORTEST_WORD)}
-    within = {word for word in words if len(word) >= SHORTEST_WORD and not word.isdecimal()}
-    within |= {word for word in names - PLAIN if len(word) >= SHORTEST_NAME}
-    return bool(parts & words) or any(word in folded for word in within)
