@@ -44,6 +44,10 @@ def test_requests_are_added_listed_and_undone(ledger):
     assert result.exit_code == 0, result.output
     assert " ".join(["lunar", "undo", str(ledger), "ticket-2"]) in " ".join(result.stdout.split())
     assert SECRET not in result.output
+    assert "Earlier request first: its prompts are " in " ".join(result.stdout.split())
+    (held,) = json.loads((ledger / "report.json").read_text())["earlier"]
+    entries = [json.loads(line) for line in (ledger / "record.jsonl").read_text().splitlines()]
+    assert [held["before"], held["after"]] == [entry["reached"][entries[0]["request"]] for entry in entries]
     listed = json.loads(run("requests", ledger, "--json").stdout)["requests"]
     assert [(one["name"], one["prompts"], one["kept"]) for one in listed] == [("first", 3, True), ("ticket-2", 2, True)]
     assert run("requests", ledger, "--quiet").stdout.split() == ["first", "ticket-2"]

@@ -16,7 +16,7 @@ from lunar.report.elements import holding
 from lunar.report.examples import PER_SPLIT, pick
 from lunar.report.html import page
 from lunar.report.sections import sections
-from lunar.report.sentences import verdict
+from lunar.report.sentences import earlier, verdict
 
 SECTIONS = {"scores", "back", "recognised", "layers", "over-time", "reproduce"}
 VOID = {"meta", "link", "input", "br", "img"}
@@ -164,6 +164,23 @@ def test_attacks_are_sorted_by_what_they_recover_and_nothing_is_called_erased():
         text = Seen(page(contents)).text
         assert not re.search(r"(?<!not )erased", text)
         assert "suppressed" in text.casefold()
+
+
+def test_what_became_of_earlier_requests_is_said():
+    far, less = {"median": 0.8, "minimum": 0.7}, {"median": 0.8, "minimum": 0.5}
+    rows = [("a", far, far), ("b", far, less), ("c", None, None)]
+    report = everything().report
+    report["earlier"] = [{"name": name, "before": before, "after": after} for name, before, after in rows]
+    well, others = earlier(report)
+    assert well == [
+        "Earlier request a: its prompts are still moved towards a refusal, 0.80 of the way (lowest 0.70); before this "
+        "request, 0.80 of the way (lowest 0.70)."
+    ]
+    assert ["less far" in others[0], "nothing was kept" in others[1]] == [True, True]
+    limits = verdict(Contents(report=report)).limits
+    assert set(others) < set(limits)
+    assert "As far as before are moved the prompts of 1 earlier request." in limits
+    assert earlier(everything().report) == ([], [])
 
 
 @pytest.mark.parametrize(("number", "said"), [(0, "no request holds"), (1, "1 request holds"), (2, "2 requests hold")])

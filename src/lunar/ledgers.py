@@ -6,7 +6,7 @@ terminal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from lunar.workflow import load, timed
 if TYPE_CHECKING:
     from lunar.models import LoadedModel
     from lunar.requests.ledger import Ledger
+    from lunar.requests.state import Change
 
 
 def add_files(
@@ -121,6 +122,7 @@ def add_records(
     )
     report |= {"retain_source": "the ledger's sums", "request": asdict(change.request)}
     report["warnings"] = list(change.warnings)
+    report["earlier"] = _earlier(change, opened.entries())
     report["neighbour_names"] = change.entry["neighbours"]["names"]
     report["requests"] = [asdict(one) for one in change.requests]
     shown = page_files(
@@ -128,6 +130,21 @@ def add_records(
     )
     opened.commit(change, {REPORT_FILE: to_json(report), **shown}, {"scores": intervals})
     return {**report, "stale_exports": opened.stale_exports()}
+
+
+def _earlier(change: Change, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How far a change moves the prompts of the requests that held already, and how far they were moved before.
+
+    It is what their kept activations give (`lunar.requests.parts.reach`): their questions are not kept, to be asked
+    again. None for a request of which nothing was kept.
+    """
+    before = next((entry["reached"] for entry in reversed(entries) if "reached" in entry), {})
+    now = change.entry["reached"]
+    return [
+        {"name": one.name, "before": before.get(one.id), "after": now.get(one.id)}
+        for one in change.requests
+        if one != change.request
+    ]
 
 
 def list_requests(ledger: Path) -> list[dict[str, Any]]:

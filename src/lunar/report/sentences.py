@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lunar.report.contents import Contents, Plain, deviation
-from lunar.report.elements import holding, number, share
+from lunar.report.elements import count, holding, number, share
 from lunar.settings import BASELINES, RETAIN_ONLY
 
 FORGOTTEN, HALF_FORGOTTEN = 0.15, 0.4
@@ -20,6 +20,8 @@ BARS = (
     f"least {1 - FORGOTTEN:.0%} refusals), “gives much less” at most {HALF_FORGOTTEN}; “as before” means at least "
     f"{KEPT:.0%} of what the retained questions got before, “a little worse” at least {HALF_KEPT:.0%}."
 )
+AS_FAR = 0.9
+"""From this share of how far an earlier request's prompts were moved before, they count as moved as far."""
 GOOD, MIXED, BAD, OPEN = "good", "mixed", "bad", "open"
 
 
@@ -127,7 +129,38 @@ def _limits(contents: Contents) -> list[str]:
         limits.append("No retain data was given: built-in prompts of general knowledge stood in for it.")
     if "retain" not in contents.scores():
         limits.append("Retained questions were not asked this time.")
+    well, others = earlier(report)
+    if well:
+        limits.append(f"As far as before are moved the prompts of {count(len(well), 'earlier request')}.")
+    limits += others
     return [*limits, *((report.get("choice") or {}).get("warnings") or ()), *(report.get("warnings") or ())]
+
+
+def earlier(report: Plain) -> tuple[list[str], list[str]]:
+    """A sentence per earlier request that is moved as far as before, and one per other: less far, or not known."""
+    well, others = [], []
+    for one in report.get("earlier") or ():
+        name, before, after = f"Earlier request {one['name']}", one["before"], one["after"]
+        if before is None or after is None:
+            others.append(
+                f"{name}: nothing was kept of it, so only its questions can show whether it still holds: ask them with "
+                "lunar evaluate."
+            )
+            continue
+        figures = [
+            f"{number(reach['median'])} of the way (lowest {number(reach['minimum'])})" for reach in (after, before)
+        ]
+        if all(after[which] >= AS_FAR * before[which] for which in ("median", "minimum")):
+            well.append(
+                f"{name}: its prompts are still moved towards a refusal, {figures[0]}; before this request, "
+                f"{figures[1]}."
+            )
+        else:
+            others.append(
+                f"{name}: its prompts are moved less far towards a refusal than before, {figures[0]} instead of "
+                f"{figures[1]}: ask its questions again with lunar evaluate."
+            )
+    return well, others
 
 
 def _figures(contents: Contents) -> tuple[tuple[str, str, str], ...]:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lunar.report.narrow import fitting
+from lunar.report.sentences import earlier
 
 # Two metrics, so that the names of splits stay on one line of a terminal of 80 columns; report.json has all of them.
 _METRICS = {"rouge1": "ROUGE-1", "refusal_rate": "coherent refusals"}
@@ -141,7 +142,8 @@ def added(report: Mapping[str, Any], folder: Path) -> RenderableType:
             "or has changed; --retain FILE gives names."
         )
     lines += [*report["warnings"], *stale_exports(report["stale_exports"], len(report["requests"]))]
-    return Group(*(Text(line) for line in lines), scores_table(report), Text(back))
+    held = [Text(line) for lines in earlier(report) for line in lines]
+    return Group(*(Text(line) for line in lines), scores_table(report), *held, Text(back))
 
 
 def stale_exports(stale: Mapping[str, int], requests: int) -> list[str]:
