@@ -1,14 +1,22 @@
 """The commands for requests over time, end to end; what they print and write names nothing of what was forgotten."""
 
+import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
+import tomli_w
 from plotly.offline import get_plotlyjs
-from test_cli import FORGET, RETAIN, SECRET, assert_refused, here, run, tree, unlearn, write_lines  # noqa: F401
+from test_cli import FORGET, RETAIN, SCRIPT, SECRET, assert_refused, here, run, tree, unlearn, write_lines  # noqa: F401
 
 from lunar.edit import Edit
+from lunar.recipe import reference_source, retained_source, without_forget
 
 SECOND = [
     {"question": "where is the contract of word14 ?", "answer": "in the word26 city .", "edge": "G_H"},
@@ -36,10 +44,14 @@ def test_requests_are_added_listed_and_undone(ledger):
     assert result.exit_code == 0, result.output
     assert " ".join(["lunar", "undo", str(ledger), "ticket-2"]) in " ".join(result.stdout.split())
     assert SECRET not in result.output
+    assert "Earlier request first: its prompts are " in " ".join(result.stdout.split())
+    (held,) = json.loads((ledger / "report.json").read_text())["earlier"]
+    entries = [json.loads(line) for line in (ledger / "record.jsonl").read_text().splitlines()]
+    assert [held["before"], held["after"]] == [entry["reached"][entries[0]["request"]] for entry in entries]
     listed = json.loads(run("requests", ledger, "--json").stdout)["requests"]
     assert [(one["name"], one["prompts"], one["kept"]) for one in listed] == [("first", 3, True), ("ticket-2", 2, True)]
     assert run("requests", ledger, "--quiet").stdout.split() == ["first", "ticket-2"]
-    assert "ticket-2" in run("requests", ledger).stdout
+    assert all(said in run("requests", ledger).stdout for said in ("ticket-2", "UTC"))
     report = json.loads((ledger / "report.json").read_text())
     assert report["request"]["name"] == "ticket-2"
     assert set(report["scores"]["forget"]["rouge1"]) == {"before", "after"}
@@ -50,9 +62,13 @@ def test_requests_are_added_listed_and_undone(ledger):
     assert [one["name"] for one in json.loads(result.stdout)["requests"]] == ["first"]
     difference = Edit.load(ledger).factors[0].change() - first.factors[0].change()
     assert float(difference.norm() / first.factors[0].change().norm()) < 1e-6
+    assert_refused(run("undo", ledger, "ticket-2"), "taken back already, on 20")
     assert run("undo", ledger, "first").exit_code == 0
     assert "no request" in run("requests", ledger).stdout
-    assert run("verify", ledger).exit_code == 0
+    verified = run("verify", ledger)
+    assert verified.exit_code == 0
+    assert json.loads(run("verify", ledger, "--json").stdout)["head"][:12] in verified.stdout
+    assert not re.search("[0-9a-f]{13}", verified.stdout)
     again = json.loads(run("ask", "model", "--edit", ledger, FORGET[0]["question"], "--json").stdout)
     assert again["before"] == again["after"]
 
@@ -90,6 +106,38 @@ def test_the_recipe_of_a_ledger_is_that_of_its_first_request_and_says_so(ledger,
     assert (here / "again" / "edit.safetensors").read_bytes() == first
 
 
+def forget_hashes(folder):
+    """The files of a ledger that hold the unkeyed hash of the forget file that it was started with."""
+    hash = hashlib.sha256(Path("forget.jsonl").read_bytes()).hexdigest().encode()
+    return {path.name for path in folder.rglob("*") if path.is_file() and hash in path.read_bytes()}
+
+
+def test_nothing_of_a_request_that_was_taken_back_stays_in_recipe_or_page(ledger, here, checkpoint):  # noqa: F811
+    assert run("unlearn", ledger, "--forget", "second.jsonl", "--name", "two").exit_code == 0
+    assert forget_hashes(ledger) == {"recipe.toml", "report.html"}
+    assert "recipe" not in run("undo", ledger, "two").stdout
+    assert forget_hashes(ledger) == {"recipe.toml", "report.html"}
+    assert run("unlearn", ledger, "--forget", "second.jsonl", "--name", "two").exit_code == 0
+    assert "--from cannot run it again" in " ".join(run("undo", ledger, "first").stdout.split())
+    assert forget_hashes(ledger) == set()
+    assert not any("forget.jsonl" in (ledger / name).read_text() for name in ("recipe.toml", "report.html"))
+    assert_refused(run("unlearn", "--from", ledger, "--output", "again"), "taken back")
+    # What it says of the others still serves: names of neighbours, and the reference prompts of attacks.
+    write_lines(here / "third.jsonl", [{"question": "what is the price of word15 ?"}])
+    assert json.loads(run("unlearn", ledger, "--forget", "third.jsonl", "--json").stdout)["neighbour_names"] == "given"
+    assert reference_source(ledger) == "reference.jsonl"
+    assert run("verify", ledger).exit_code == 0
+    assert json.loads(run("undo", ledger, "two", "--json").stdout)["recipe_shortened"] is False
+
+
+def test_a_recipe_of_groups_keeps_their_file_as_what_is_retained(tmp_path):
+    data = {"forget": {"source": "all.jsonl", "sha256": "12", "groups": ["A"]}, "reference": {"source": "refusal"}}
+    text = without_forget(tomli_w.dumps({"data": data}))
+    assert tomllib.loads(text)["data"] == {"retain": {"source": "all.jsonl"}, "reference": {"source": "refusal"}}
+    (tmp_path / "recipe.toml").write_text(text)
+    assert retained_source(tmp_path) == "all.jsonl"
+
+
 def test_groups_of_the_file_it_was_started_with_can_be_added(here, checkpoint):  # noqa: F811
     write_lines(here / "all.jsonl", [*FORGET, *RETAIN, *SECOND])
     sets = ("--forget", "all.jsonl", "--reference", "reference.jsonl", "--layer", 1)
@@ -109,7 +157,7 @@ def test_bad_input_is_one_sentence_and_changes_nothing(ledger, here):  # noqa: F
         (("unlearn", ledger, "--forget", "second.jsonl", "--name", "first"), "already"),
         (("unlearn", ledger, "--forget", "second.jsonl", "--name", "../up"), "up to 64"),
         (("unlearn", ledger, "--forget", "named.jsonl", "--name", "tolvane"), "must not name"),
-        (("undo", ledger, "frist"), "Did you mean first"),
+        (("undo", ledger, "frist"), "Available: first"),
         (("undo", here, "first"), "ledger.json"),
         (("requests", here / "model"), "ledger.json"),
         (("verify", here / "nowhere"), "ledger.json"),
@@ -124,6 +172,26 @@ def test_bad_input_is_one_sentence_and_changes_nothing(ledger, here):  # noqa: F
     assert run("verify", ledger, "--quiet").exit_code == 0
     shutil.move(here / "model", here / "away")
     assert_refused(run("unlearn", ledger, "--forget", "second.jsonl"), "folder")
+
+
+def test_what_a_ledger_refuses_without_torch(ledger, here):  # noqa: F811
+    more = ["unlearn", str(ledger), "--forget", "second.jsonl"]
+    cases = [
+        ([*more, "--name", "first"], "a request first already"),
+        ([*more, "--name", "Petra Pellam"], "holds a space"),
+        ([*more, "--name", "word14"], "must not name"),
+        (["undo", str(ledger), "second"], "Available: first"),
+        (["export", str(ledger), "--adapter", "new"], "PEFT, which is not installed"),
+    ]
+    if version("torch").endswith("+cpu"):
+        cases.append(([*more, "--device", "cuda"], "without CUDA"))
+    without_peft = "import sys; sys.modules['peft'] = None\n"
+    asked = json.dumps([arguments for arguments, _ in cases])
+    command = [sys.executable, "-c", without_peft + SCRIPT]
+    process = subprocess.run(command, input=asked, capture_output=True, text=True, check=True)
+    for (arguments, words), result in zip(cases, json.loads(process.stdout), strict=True):
+        assert (result["code"], words in result["err"], result["torch"]) == (2, True, False), (arguments, result)
+        assert "Petra" not in result["err"]
 
 
 def test_verify_says_what_was_changed_with_exit_code_1(ledger):

@@ -338,7 +338,8 @@ def test_a_ledger_is_exported_and_its_record_and_verify_say_so(here, tmp_path, t
     assert said["merged"]["effect"]["difference"] < 1e-3
     actions = [json.loads(line)["action"] for line in Path("edit/record.jsonl").read_text().splitlines()]
     assert actions == ["start", "export adapter", "export merged"]
-    assert run("verify", "edit", "--merged", "merged").exit_code == 0
+    verified = run("verify", "edit", "--merged", "merged")
+    assert (verified.exit_code, "every byte is as expected" in " ".join(verified.stdout.split())) == (0, True)
     edited = logits(load_model("merged").model)
     wrapped = peft.PeftModel.from_pretrained(load_model("model").model, "adapter")
     torch.testing.assert_close(logits(wrapped), edited, atol=1e-2, rtol=0)
@@ -363,6 +364,29 @@ def test_a_ledger_is_exported_and_its_record_and_verify_say_so(here, tmp_path, t
     left = {path for path in before if not path.startswith("edit/kept/") or "retain" in path}
     left -= {"edit/examples.json"}  # they were of an edit that is gone
     assert tree(here) == left | {"edit/.lock"}
+
+
+def test_exports_of_an_edit_that_is_another_by_now_are_told_of(here):  # noqa: F811
+    sharded("llama", here / "model")
+    assert unlearn(Path("model"), "--layer", 1).exit_code == 0
+    write_lines(here / "second.jsonl", [{"question": "where is the contract of word14 ?"}])
+    assert run("export", "edit", "--adapter", "adapter", "--merged", "merged", "--quiet").exit_code == 0
+    added = run("unlearn", "edit", "--forget", "second.jsonl", "--name", "two")
+    told = "another edit than when 1 adapter and 1 merged checkpoint were exported: export again"
+    assert told in " ".join(added.stdout.split())
+    assert run("export", "edit", "--merged", "both", "--quiet").exit_code == 0
+    for folder, fault in (("both", None), ("merged", "but the ledger has changed since: export it again.")):
+        found = json.loads(run("verify", "edit", "--merged", folder, "--json").stdout)
+        assert (found.get("merged"), found["faults"]) == (None, [found["faults"][0]]) if fault else ("as expected", [])
+        assert fault is None or found["faults"][0].endswith(fault)
+    # What differs from every export is no export of another edit.
+    path = Path("merged/generation_config.json")
+    path.write_text(path.read_text().replace("7", "8"))
+    assert "is not the source's" in run("verify", "edit", "--merged", "merged").stdout
+    # The first edit is back, and with it what was exported of it.
+    assert json.loads(run("undo", "edit", "two", "--json").stdout)["stale_exports"] == {"merged": 1}
+    undone = " ".join(run("undo", "edit", "request-1").stdout.split())
+    assert "1 adapter and 2 merged checkpoints were exported: use the original model" in undone
 
 
 @pytest.mark.parametrize("kind", ["adapter", "merged"])
@@ -396,7 +420,7 @@ def test_an_export_that_cannot_be_recorded_is_not_kept(here, monkeypatch, kind):
 def test_without_peft_an_adapter_is_refused_before_anything_is_written(here, monkeypatch):  # noqa: F811
     sharded("llama", here / "model")
     assert unlearn(Path("model"), "--layer", 1).exit_code == 0
-    monkeypatch.setattr("lunar.export.effect.find_spec", lambda name: None)
+    monkeypatch.setattr("lunar.preflight.find_spec", lambda name: None)
     refused = run("export", "edit", "--adapter", "adapter")
     assert (refused.exit_code, "pip install" in refused.stderr) == (2, True)
     assert not Path("adapter").exists()

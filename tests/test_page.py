@@ -12,10 +12,11 @@ from plotly import graph_objects
 from lunar.evaluation import Comparison
 from lunar.records import Record
 from lunar.report.contents import Contents, hidden
+from lunar.report.elements import holding
 from lunar.report.examples import PER_SPLIT, pick
 from lunar.report.html import page
 from lunar.report.sections import sections
-from lunar.report.sentences import verdict
+from lunar.report.sentences import earlier, verdict
 
 SECTIONS = {"scores", "back", "recognised", "layers", "over-time", "reproduce"}
 VOID = {"meta", "link", "input", "br", "img"}
@@ -165,6 +166,28 @@ def test_attacks_are_sorted_by_what_they_recover_and_nothing_is_called_erased():
         assert "suppressed" in text.casefold()
 
 
+def test_what_became_of_earlier_requests_is_said():
+    far, less = {"median": 0.8, "minimum": 0.7}, {"median": 0.8, "minimum": 0.5}
+    rows = [("a", far, far), ("b", far, less), ("c", None, None)]
+    report = everything().report
+    report["earlier"] = [{"name": name, "before": before, "after": after} for name, before, after in rows]
+    well, others = earlier(report)
+    assert well == [
+        "Earlier request a: its prompts are still moved towards a refusal, 0.80 of the way (lowest 0.70); before this "
+        "request, 0.80 of the way (lowest 0.70)."
+    ]
+    assert ["less far" in others[0], "nothing was kept" in others[1]] == [True, True]
+    limits = verdict(Contents(report=report)).limits
+    assert set(others) < set(limits)
+    assert "As far as before are moved the prompts of 1 earlier request." in limits
+    assert earlier(everything().report) == ([], [])
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "no request holds"), (1, "1 request holds"), (2, "2 requests hold")])
+def test_requests_are_counted_in_words(number, said):
+    assert holding(number) == said
+
+
 def test_the_verdict_follows_the_numbers_and_says_its_limits():
     def said(forget, retain, **more):
         report = everything().report
@@ -179,6 +202,14 @@ def test_the_verdict_follows_the_numbers_and_says_its_limits():
     assert "0.02 after" in said(0.02, 0.99).sentence
     assert any("Nobody has tried" in limit for limit in said(0.02, 0.99).limits)
     assert any("guess" in limit for limit in said(0.02, 0.99).limits), "warnings of the search are limits"
+    report = everything().report
+    report["scores"]["forget"]["rouge1"] = {"before": 0.1, "after": 0.02}
+    never_knew = verdict(Contents(report=report))
+    assert (never_knew.tone, "before this request already" in never_knew.sentence) == ("mixed", True)
+    report["scores"]["forget"] = {"refusal_rate": {"before": 1.0, "after": 1.0}}
+    assert "declined what it was to forget before this request already" in verdict(Contents(report=report)).sentence
+    report["scores"]["forget"]["refusal_rate"]["before"] = 0.0
+    assert verdict(Contents(report=report)).tone == "good"
     attacked = said(0.02, 0.99, attacks=everything().attacks)
     assert attacked.tone == "mixed"
     assert "suppressed, not erased" in attacked.sentence

@@ -62,7 +62,11 @@ def test_ids_of_prompts_are_keyed_and_do_not_depend_on_answers_or_order():
     ids = [record.prompt_id(key, one) for one in asked]
     assert ids[1] == record.prompt_id(key, Record.of("where ?"))
     assert ids[0] != record.prompt_id(other, asked[0])
-    assert record.request_id(key, ids) == record.request_id(key, ids[::-1]) != record.request_id(other, ids)
+    assert record.prompts_id(key, ids) == record.prompts_id(key, ids[::-1]) != record.prompts_id(other, ids)
+
+
+def test_the_same_prompts_asked_again_are_another_request():
+    assert len({record.request_id(bytes(32), "prompts", number) for number in range(3)}) == 3
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,12 @@ import torch
 from lunar import collect
 from lunar.edit import Edit
 from lunar.errors import LunarError
+from lunar.ledgers import undo_request
 from lunar.method import unlearn
 from lunar.models import load_model, site_at
 from lunar.records import Record
 from lunar.requests import changes, gathering
+from lunar.requests.checks import verify
 from lunar.requests.ledger import Ledger
 from lunar.requests.store import Store, settle
 from lunar.settings import Settings
@@ -235,6 +237,78 @@ def test_bad_requests_are_refused_and_change_nothing(tmp_path, loaded, checkpoin
             action()
         assert "Tolvane" not in str(error.value)
         assert files(tmp_path / "ledger") == before
+
+
+def test_a_request_that_was_taken_back_is_said_to_be_and_no_other_is_offered(tmp_path, loaded):
+    ledger = made(tmp_path / "ledger", loaded, "one")
+    ledger.add(loaded, REQUESTS["two"], name="ticket-1", names_from=RETAIN)
+    ledger.add(loaded, REQUESTS["three"], name="ticket-2", names_from=RETAIN)
+    ledger.undo("ticket-1")
+    day = ledger.entries()[-1]["time"][:10]
+    for undo in (ledger.undo, lambda name: undo_request(tmp_path / "ledger", name)):
+        with pytest.raises(LunarError, match=f"ticket-1 was taken back already, on {day}") as error:
+            undo("ticket-1")
+        assert "Available: one, ticket-2." in str(error.value)
+        with pytest.raises(LunarError, match="'ticket-3' is none") as error:
+            undo("ticket-3")
+        assert "mean" not in str(error.value)
+    assert "ticket-1" not in (tmp_path / "ledger" / "record.jsonl").read_text()
+    # One that came again under that name holds.
+    ledger.add(loaded, REQUESTS["two"], name="ticket-1", names_from=RETAIN)
+    assert ledger.undo("ticket-1").name == "ticket-1"
+
+
+def test_prompts_that_come_again_are_another_request_in_the_record_and_the_same_bytes_in_the_edit(tmp_path, loaded):
+    ledger = made(tmp_path / "ledger", loaded, "one", "two")
+    first, before = ledger.request("two").id, (tmp_path / "ledger" / "edit.safetensors").read_bytes()
+    ledger.undo("two")
+    again = ledger.add(loaded, REQUESTS["two"], name="three", names_from=RETAIN)
+    assert again.id != first
+    assert [entry["request"] for entry in ledger.entries()][1:] == [first, first, again.id]
+    assert (tmp_path / "ledger" / "edit.safetensors").read_bytes() == before
+
+
+def test_a_ledger_of_a_version_that_named_requests_by_their_prompts_goes_on(tmp_path, loaded, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(changes, "request_id", lambda key, prompts, number: prompts)
+        ledger = made(tmp_path / "ledger", loaded, "one", "two")
+    with ledger.locked():
+        content = ledger._store.content
+        requests = [{name: value for name, value in one.items() if name != "asked"} for one in content["requests"]]
+        ledger._store.commit({**content, "requests": requests}, {})
+    with pytest.raises(LunarError, match="the request two of the ledger already"):
+        ledger.add(loaded, REQUESTS["two"])
+    assert verify(tmp_path / "ledger")["faults"] == []
+    first = ledger.request("two").id
+    ledger.undo("two")
+    assert ledger.add(loaded, REQUESTS["two"], name="three", names_from=RETAIN).id != first
+    assert verify(tmp_path / "ledger")["faults"] == []
+
+
+@pytest.mark.parametrize("searched", [True, False])
+def test_what_the_original_model_declines_anyway_is_not_to_be_forgotten(tmp_path, loaded, monkeypatch, searched):
+    ledger = made(tmp_path / "ledger", loaded, "one")
+    content = ledger._store.content
+    with ledger.locked():
+        ledger._store.commit({**content, "shared": {**content["shared"], "searched": searched}}, {})
+    before, weights = files(tmp_path / "ledger"), site_at(loaded.model, 1).module(loaded.model).weight.clone()
+
+    def decline(asked, records, **_):
+        # It is the original model that is asked, without the ledger's edit.
+        assert torch.equal(site_at(asked.model, 1).module(asked.model).weight, weights)
+        return ["I don't know."] * len(records), 0
+
+    monkeypatch.setattr(changes, "answer", decline)
+    unknown = [*REQUESTS["two"], *REQUESTS["three"]]
+    if searched:
+        with pytest.raises(LunarError, match=r"declines 100% of the 3 asked already") as error:
+            ledger.add(loaded, unknown)
+        assert "Word12" not in str(error.value)
+        assert files(tmp_path / "ledger") == before
+    else:
+        assert "nothing to forget" in changes.add(ledger.state(), loaded, unknown).warnings[0]
+    # Two prompts say too little to refuse, so that is a warning.
+    assert "of the 2 asked" in changes.add(ledger.state(), loaded, REQUESTS["two"]).warnings[0]
 
 
 def files(folder):

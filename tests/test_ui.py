@@ -77,13 +77,18 @@ def test_requests_are_switched_here_and_undone_there(actions, ledger):  # noqa: 
     assert actions.on() == ["first", "second"]
     assert actions.switch(["second"]).startswith("1 of 2")
     assert list(actions.ask(FIRST[0]))[-1].recognised.endswith("(second)")
-    assert actions.switch([]).startswith("0 of 2")
+    assert actions.switch([]).startswith("0 of 2 requests are")
     last = list(actions.ask(FIRST[0]))[-1]
     assert last.before == last.after
     assert contents(ledger) == before
     with pytest.raises(LunarError, match="nothing was undone"):
         actions.undo("first")
-    assert "Undone: second" in actions.undo(actions.last())
+    opened = Ledger(ledger)
+    with opened.locked():
+        opened.note("export adapter", {"files": {}})
+    undone = actions.undo(actions.last())
+    assert undone.startswith("Undone: second. 0 of 1 request is on. ")
+    assert "when 1 adapter was exported: export again" in undone
     assert [one.name for one in Ledger(ledger).requests()] == actions.names() == ["first"]
     assert "holds no request" in actions.undo("first")
     with pytest.raises(LunarError, match="holds none"):

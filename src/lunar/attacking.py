@@ -18,7 +18,7 @@ from lunar.errors import LunarError
 from lunar.ledgers import list_requests, model_of, names_from
 from lunar.progress import Progress
 from lunar.prompts import default_retain_records, reference_records
-from lunar.recipe import Recipe, read_recipe
+from lunar.recipe import Recipe, reference_source
 from lunar.records import Record, deduplicate, sample
 from lunar.report import ATTACKS_FILE, REPORT_FILE, finite, short_name, to_json, versions
 from lunar.reporting import page_after
@@ -97,9 +97,11 @@ def attack_ledger(
     model = model_of(ledger)
     sets = _read(ledger, model, forget, retain, groups)
     layer = int(Store.open(ledger).content["shared"]["site"]["layer"])
-    preflight.check_model(model, layer, {"forget": sets.forget, "retain": sets.retain, "reference": sets.reference})
+    preflight.check_model(
+        model, layer, {"forget": sets.forget, "retain": sets.retain, "reference": sets.reference}, device=device
+    )
     if control is not None:
-        preflight.check_model(control, None, {"forget": sets.forget})
+        preflight.check_model(control, None, {"forget": sets.forget}, device=device)
     from lunar.attacks import attack, run_attacks
     from lunar.attacks.attack import budget_of
     from lunar.requests.ledger import Ledger
@@ -173,7 +175,7 @@ def _read(ledger: Path, model: str, forget: str, retain: str | None, groups: Seq
 def _reference(ledger: Path) -> Sequence[Record]:
     """The reference prompts that the ledger was started with, or the usual ones where these are gone."""
     try:
-        return reference_records(read_recipe(ledger)[0].reference)
+        return reference_records(reference_source(ledger))
     except LunarError:
         return reference_records(Recipe.reference)
 

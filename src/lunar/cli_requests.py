@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from lunar.options import Device, Json, Quiet, print_json, stages
 
@@ -105,7 +106,13 @@ def undo(
     else:
         from lunar.report import terminal
 
-        terminal.show(f"Undone: {name}.", terminal.requests_table(result["requests"]))
+        lines = [f"Undone: {name}.", *terminal.stale_exports(result["stale_exports"], len(result["requests"]))]
+        if result["recipe_shortened"]:
+            lines.append(
+                "recipe.toml made the ledger's first request, which does not hold any more: what it said of the forget "
+                "data was removed, and --from cannot run it again."
+            )
+        terminal.show(*map(Text, lines), terminal.requests_table(result["requests"]))
 
 
 @commands.command()
@@ -150,12 +157,11 @@ def verify(
         print_json(result)
     else:
         for fault in result["faults"]:
+            # As it is, not wrapped to the terminal's width: a log takes one line each.
             typer.echo(fault, err=quiet)
         if not (quiet or result["faults"]):
-            requests = "1 request" if result["requests"] == 1 else f"{result['requests']} requests"
-            typer.echo(
-                f"{ledger} is as it was written: {requests}, {result['entries']} entries in the record, the last "
-                f"{result['head']}. The model's files: {result['model']}."
-            )
+            from lunar.report import terminal
+
+            terminal.show(terminal.verified(result, ledger, merged))
     if result["faults"]:
         raise typer.Exit(1)

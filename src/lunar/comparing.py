@@ -55,7 +55,7 @@ def compare_files(
         check_output(output)
     data = read_data(recipe)
     splits = _splits(data, holdout)
-    preflight.check_model(model, None, {**splits, "reference": data.reference})
+    preflight.check_model(model, None, {**splits, "reference": data.reference}, device=device)
     from lunar.baselines.retain_only import RetainOnlySettings
     from lunar.comparison import OURS, Request, compare_methods, search_all, validation_request, with_forget_quality
     from lunar.evaluation import own_answers

@@ -45,7 +45,7 @@ def write_prompts(
     retain_output = retain_output or output.with_name(RETAIN_NAME)
     _check_files(output, retain_output)
     record = Record.of(name) if name.strip() else None
-    preflight.check_model(model, None, {"name": [record]} if record else {})
+    preflight.check_model(model, None, {"name": [record]} if record else {}, device=device)
     from lunar.discovery import discover
 
     loaded = load(model, device, progress)

@@ -6,25 +6,28 @@ terminal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lunar import preflight
 from lunar.checkpoints import check_folder, find_checkpoint
-from lunar.errors import LunarError, unknown
+from lunar.errors import LunarError
 from lunar.progress import Progress
 from lunar.recipe import RECIPE_FILE, found_model, retained_source
 from lunar.records import Record, read_records, split_by_group
 from lunar.report import REPORT_FILE, build_report, check_exports, check_output, finite, short_name, to_json
 from lunar.reporting import page_after, page_files, recognised
+from lunar.requests.naming import check_name
+from lunar.requests.record import KEY_FILE, RECORD_FILE, read_key, read_record, unknown_request
 from lunar.requests.store import Store
 from lunar.workflow import load, timed
 
 if TYPE_CHECKING:
     from lunar.models import LoadedModel
     from lunar.requests.ledger import Ledger
+    from lunar.requests.state import Change
 
 
 def add_files(
@@ -39,7 +42,7 @@ def add_files(
     device: str | None = None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Add a request to a ledger; the content of its new report.json.
+    """Add a request to a ledger; the content of its new report.json, and `stale_exports`.
 
     `retain` names records whose names are put into neighbours of the request; the model does not see them. By default
     it is the file that the ledger was started with, where that is still there. With `show_forget`, the page and
@@ -50,9 +53,11 @@ def add_files(
     pool = read_records(retain, "retain") if retain is not None else names_from(ledger)
     if groups:
         records, _ = split_by_group(records, groups, "forget")
+    if name is not None:
+        check_name(name, [one["name"] for one in store.content["requests"]], records)
     shared = store.content["shared"]
     model = found_model(str(shared["source"]), ledger / RECIPE_FILE)
-    preflight.check_model(model, int(shared["site"]["layer"]), {"forget": records})
+    preflight.check_model(model, int(shared["site"]["layer"]), {"forget": records}, device=device)
     from lunar.requests.ledger import Ledger
 
     seconds: dict[str, float] = {}
@@ -116,11 +121,30 @@ def add_records(
         recognised=read,
     )
     report |= {"retain_source": "the ledger's sums", "request": asdict(change.request)}
+    report["warnings"] = list(change.warnings)
+    report["earlier"] = _earlier(change, opened.entries())
     report["neighbour_names"] = change.entry["neighbours"]["names"]
     report["requests"] = [asdict(one) for one in change.requests]
-    shown = page_files(report, change.requests, opened.text(RECIPE_FILE), comparisons, show_forget=show_forget)
+    shown = page_files(
+        report, change.requests, opened.recipe_after(change.requests), comparisons, show_forget=show_forget
+    )
     opened.commit(change, {REPORT_FILE: to_json(report), **shown}, {"scores": intervals})
-    return report
+    return {**report, "stale_exports": opened.stale_exports()}
+
+
+def _earlier(change: Change, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How far a change moves the prompts of the requests that held already, and how far they were moved before.
+
+    It is what their kept activations give (`lunar.requests.parts.reach`): their questions are not kept, to be asked
+    again. None for a request of which nothing was kept.
+    """
+    before = next((entry["reached"] for entry in reversed(entries) if "reached" in entry), {})
+    now = change.entry["reached"]
+    return [
+        {"name": one.name, "before": before.get(one.id), "after": now.get(one.id)}
+        for one in change.requests
+        if one != change.request
+    ]
 
 
 def list_requests(ledger: Path) -> list[dict[str, Any]]:
@@ -129,10 +153,15 @@ def list_requests(ledger: Path) -> list[dict[str, Any]]:
 
 
 def undo_request(ledger: Path, name: str) -> dict[str, Any]:
-    """Take a request back; it and what is left."""
+    """Take a request back; it, what is left, `stale_exports`, and whether the recipe was `recipe_shortened`.
+
+    Raises LunarError for one that does not hold, or does not any more.
+    """
     known = [one["name"] for one in list_requests(ledger)]
     if name not in known:
-        raise unknown("request", name[:64], known or ["none, for the ledger holds no request"])
+        store = Store.open(ledger)
+        entries = read_record(store.checked(RECORD_FILE).read_text(encoding="utf-8"))
+        raise unknown_request(name, known, entries, read_key(store.checked(KEY_FILE)))
     from lunar.requests import changes
     from lunar.requests.ledger import Ledger
 
@@ -140,26 +169,39 @@ def undo_request(ledger: Path, name: str) -> dict[str, Any]:
     with opened.locked():
         change = changes.undo(opened.state(), opened.request(name).name)
         report = _undone(change.request.name, change.requests)
-        shown = page_after(ledger, change.requests, report=report, attacks={}, examples=())
+        recipe = opened.recipe_after(change.requests)
+        shortened = recipe != opened.text(RECIPE_FILE)
+        shown = page_after(ledger, change.requests, report=report, recipe=recipe, attacks={}, examples=())
         opened.commit(change, {REPORT_FILE: to_json(report), **shown})
-    return _undone(change.request.name, change.requests)
+    return {**report, "stale_exports": opened.stale_exports(), "recipe_shortened": shortened}
 
 
 def verify_ledger(ledger: Path, merged: Path | None = None) -> dict[str, Any]:
     """What `lunar.requests.checks.verify` finds; the model's files are looked at where they are at hand.
 
-    With `merged`, also whether that folder holds the model's checkpoint with this edit and no other difference.
+    With `merged`, also whether that folder holds the model's checkpoint with this edit and no other difference:
+    "merged" is "as expected" then.
     """
     model = model_of(ledger)
     if merged is not None:
         check_folder(merged, str(merged), False)
+    from lunar.export.ledger import exported_before
     from lunar.export.merged import merged_faults
     from lunar.requests.checks import verify
     from lunar.requests.ledger import Ledger
 
     result = verify(ledger, model)
     if merged is not None and not result["faults"]:
-        result["faults"] = merged_faults(find_checkpoint(model), merged, Ledger(ledger).edit())
+        opened = Ledger(ledger)
+        result["faults"] = merged_faults(find_checkpoint(model), merged, opened.edit())
+        if not result["faults"]:
+            result["merged"] = "as expected"
+        elif (time := exported_before(opened, merged)) is not None:
+            do = "export it again" if opened.requests() else "use the original model instead, as no request holds"
+            result["faults"] = [
+                f"The merged checkpoint is as it was exported on {time[:10]} (UTC), but the ledger has changed "
+                f"since: {do}."
+            ]
     return result
 
 
@@ -173,18 +215,17 @@ def export_ledger(
     check_exports(outputs, ledger)
     for folder in outputs:
         check_output(folder)
+    if adapter is not None:
+        preflight.check_peft()
     if not list_requests(ledger):
         raise LunarError(
             f"The ledger {ledger} holds no request, so there is nothing to export: the model is as it was."
         )
     model = model_of(ledger)
-    preflight.check_model(model, None, {})
-    from lunar.export.effect import check_peft
+    preflight.check_model(model, None, {}, device=device)
     from lunar.export.ledger import export_adapter, export_merged
     from lunar.requests.ledger import Ledger
 
-    if adapter is not None:
-        check_peft()
     opened, result = Ledger(ledger), dict[str, Any]()
     with opened.locked():
         loaded = load(model, device, progress)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +39,26 @@ def check_ledger(settings: Settings) -> None:
         )
 
 
-def check_model(source: str, layer: int | None, sets: Mapping[str, Sequence[Record]]) -> None:
+def check_peft() -> None:
+    """Raise LunarError where PEFT is not installed."""
+    if find_spec("peft") is None:
+        raise LunarError(
+            "An adapter is loaded again with PEFT, which is not installed: pip install 'lunar-unlearn[export]'."
+        )
+
+
+def check_model(
+    source: str, layer: int | None, sets: Mapping[str, Sequence[Record]], device: str | None = None
+) -> None:
     """Raise LunarError for a model that cannot be used with this layer and these records, where that shows cheaply.
 
     Args:
         source: a folder, a Hub id (downloaded if need be) or "tiny".
         layer: the decoder layer asked for, None for any.
         sets: records by role; their prompts must fit the model's context.
+        device: where it is to run, as it was asked for.
     """
+    _check_device(device)
     folder = find_checkpoint(source)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     text = config.get("text_config")
@@ -69,6 +83,16 @@ def check_edit(folder: Path) -> None:
 
 def _whole_number(config: Mapping[str, Any], names: Sequence[str]) -> int | None:
     return next((config[name] for name in names if type(config.get(name)) is int), None)
+
+
+def _check_device(device: str | None) -> None:
+    """Refuse a GPU where torch is built without support for any, as its version says; the rest is torch's to say."""
+    built = version("torch")
+    if device is not None and device.startswith("cuda") and built.endswith("+cpu"):
+        raise LunarError(
+            f"The device {device!r} cannot be used here, as torch {built} is built without CUDA: leave --device out, "
+            "or install another build."
+        )
 
 
 def _check_layers(config: Mapping[str, Any], layer: int | None) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,22 @@ def recipe_text(recipe: Recipe, versions: Mapping[str, str]) -> str:
     return head + tomli_w.dumps(content)
 
 
+def without_forget(text: str) -> str:
+    """A recipe without what it says of its forget data: for a ledger whose first request was taken back.
+
+    An unkeyed hash of few prompts is one from which they can be guessed. Where groups of one file were forgotten, the
+    file stays as what is retained; its hash does not, for it is of the forgotten groups too.
+    """
+    import tomli_w
+
+    content = tomllib.loads(text)
+    forget = content["data"].pop("forget", {})
+    if forget.get("groups"):
+        content["data"].setdefault("retain", {"source": forget["source"]})
+    head = "# The request that this made was taken back, so it names no forget data and cannot be run again.\n\n"
+    return head + tomli_w.dumps(content)
+
+
 def read_recipe(path: Path) -> tuple[Recipe, dict[str, str]]:
     """The recipe in a file or an output folder, its paths resolved, and the versions that it was made with.
 
@@ -100,6 +117,11 @@ def read_recipe(path: Path) -> tuple[Recipe, dict[str, str]]:
                 f"Expected a recipe of format {FORMAT}, but {path} has another: use the lunar it came from."
             )
         data, model = content["data"], content["model"]
+        if "forget" not in data:
+            raise LunarError(
+                f"The recipe {path} cannot be run again, as its request was taken back and what it said of the forget "
+                "data went with it: give the model and --forget instead."
+            )
         settings = _settings(content["settings"], path)
         hashes = {name: str(entry["sha256"]) for name, entry in data.items() if "sha256" in entry}
         sources = {name: _found(str(entry["source"]), hashes.get(name), path) for name, entry in data.items()}
@@ -126,11 +148,25 @@ def retained_source(folder: Path) -> str | None:
     Where groups of one file were forgotten that is this file; None for the built-in prompts. Raises LunarError for what
     is no recipe, and for a file that has other bytes than it had; the recipe's other sources are not looked at.
     """
+    with _read_data(folder) as data:
+        forget = data.get("forget", {})
+        entry = data.get("retain") or (forget if forget.get("groups") else None)
+        return None if entry is None else _found(str(entry["source"]), entry.get("sha256"), folder / RECIPE_FILE)
+
+
+def reference_source(folder: Path) -> str:
+    """The same for its reference prompts, or which of the built-in ones they are."""
+    with _read_data(folder) as data:
+        entry = data["reference"]
+        return _found(str(entry["source"]), entry.get("sha256"), folder / RECIPE_FILE)
+
+
+@contextmanager
+def _read_data(folder: Path) -> Iterator[dict[str, Any]]:
+    """What the recipe in an output folder says of its data; one sentence where it is not as it was written."""
     path = folder / RECIPE_FILE
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))["data"]
-        entry = data.get("retain") or (data["forget"] if data["forget"].get("groups") else None)
-        return None if entry is None else _found(str(entry["source"]), entry.get("sha256"), path)
+        yield tomllib.loads(path.read_text(encoding="utf-8"))["data"]
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
         raise LunarError(f"The recipe {path} cannot be read ({type(error).__name__}): make it again.") from error
 

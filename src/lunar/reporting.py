@@ -87,7 +87,12 @@ def page_files(
 
 
 def page_after(ledger: Path, requests: Sequence[Request], **changed: Any) -> Texts:
-    """report.html for a change of a ledger that asked no questions; `changed` are parts of `Contents` that are new."""
+    """report.html for a change of a ledger that asked no questions; `changed` are parts of `Contents` that are new.
+
+    Of a recipe that is its text.
+    """
+    if "recipe" in changed:
+        changed["recipe"] = _toml(changed["recipe"])
     contents = _of_ledger(Store.open(ledger))
     parts = {name: getattr(contents, name) for name in ("report", "recipe", "attacks", "examples")} | changed
     made = Contents(**parts, requests=[asdict(request) for request in requests])

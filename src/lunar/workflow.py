@@ -31,6 +31,7 @@ from lunar.report import (
     versions,
 )
 from lunar.reporting import page_files, recognised
+from lunar.requests.naming import check_name
 from lunar.requests.store import is_ledger, settle
 from lunar.settings import Settings
 
@@ -141,9 +142,11 @@ def carry_out(
 ) -> Outcome:
     """Unlearn, measure the splits, and write the output folder with `files` (name to text) beside the usual ones."""
     preflight.check_ledger(recipe.settings)
+    if name is not None:
+        check_name(name, (), data.forget)
     sets = {"forget": data.forget, "retain": data.retain or [], "reference": data.reference}
     layer = recipe.settings.layer if isinstance(recipe.settings.layer, int) else None
-    preflight.check_model(recipe.model, layer, sets)
+    preflight.check_model(recipe.model, layer, sets, device=device)
     from lunar.edit import fingerprint
     from lunar.evaluation import compare, scores_with_intervals, summary
     from lunar.interrupted import saved_sums
@@ -210,7 +213,9 @@ def inspect_files(
         check_plot(plot)
     data = read_data(recipe)
     retain = data.retain if data.retain is not None else default_retain_records(data.forget)
-    preflight.check_model(recipe.model, None, {"forget": data.forget, "retain": retain, "reference": data.reference})
+    preflight.check_model(
+        recipe.model, None, {"forget": data.forget, "retain": retain, "reference": data.reference}, device=device
+    )
     from lunar.collect import Work
     from lunar.select.search import choose
 
@@ -242,7 +247,7 @@ def evaluate_files(
     check_disjoint(splits["forget"], splits["retain"])
     if edit is not None:
         check_edit(edit)
-    preflight.check_model(model, None, splits)
+    preflight.check_model(model, None, splits, device=device)
     from lunar.evaluation import Comparison, answer_records, compare, summary
 
     change = load_edit(edit) if edit is not None else None
@@ -267,7 +272,7 @@ def ask(
     record = Record.of(question)
     if edit is not None:
         check_edit(edit)
-    preflight.check_model(model, None, {"question": [record]})
+    preflight.check_model(model, None, {"question": [record]}, device=device)
     from lunar.evaluation import answer_records
 
     change = load_edit(edit) if edit is not None else None

@@ -18,7 +18,7 @@ def chat(ledger: Path, *, device: str | None = None, progress: Progress) -> None
     """
     settle(ledger)
     model = model_of(ledger)
-    preflight.check_model(model, None, {})
+    preflight.check_model(model, None, {}, device=device)
     from lunar.chat.session import Session
     from lunar.chat.terminal import converse
 

@@ -16,6 +16,9 @@ from rich.text import Text
 
 from lunar.chat.session import AFTER, BEFORE, Session, recognised_line
 from lunar.errors import LunarError, unknown
+from lunar.report.elements import holding
+from lunar.report.terminal import stale_exports
+from lunar.requests.ledger import Ledger
 
 NARROW = 60
 """Columns below which the answers stand below each other."""
@@ -142,7 +145,9 @@ def _undo(session: Session, console: Console) -> None:
         console.print(Text("Nothing was changed."))
         return
     session.undo(name)
-    console.print(Text(f"Undone: {name}. {len(session.requests())} requests are left."))
+    left = len(session.requests())
+    stale = stale_exports(Ledger(session.folder).stale_exports(), left)
+    console.print(Text(" ".join([f"Undone: {name}.", f"{holding(left).capitalize()}.", *stale])))
 
 
 def _arrow_keys(session: Session) -> None:

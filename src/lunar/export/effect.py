@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from lunar.activations import input_device
 from lunar.edit import Edit, Factors
 from lunar.errors import LunarError
 from lunar.models import LoadedModel, context_length, load_model
+from lunar.preflight import check_peft
 from lunar.prompts import default_retain_records, encode_all
 
 PROBES = 8
@@ -101,14 +101,6 @@ def merged_effect(loaded: LoadedModel, edit: Edit, folder: Path) -> Effect:
     before, wanted = _before_and_after(loaded, edit)
     device = str(input_device(loaded.model))
     return _effect(before, wanted, _logits(load_model(folder, device=device).model, loaded, edit), ROUGH)
-
-
-def check_peft() -> None:
-    """Raise LunarError where PEFT is not installed."""
-    if find_spec("peft") is None:
-        raise LunarError(
-            "An adapter is loaded again with PEFT, which is not installed: pip install 'lunar-unlearn[export]'."
-        )
 
 
 def _before_and_after(loaded: LoadedModel, edit: Edit) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from lunar.models import LoadedModel
 from lunar.report import new_folder
 from lunar.requests.ledger import Ledger
 from lunar.requests.parts import Joint
+from lunar.requests.record import stale_exports
 from lunar.requests.store import Store, sha256
 
 
@@ -79,6 +80,15 @@ def _rows(joint: Joint, edit: Edit) -> dict[str, Any]:
     (part,) = edit.factors
     distance = (inner.double() @ part.read.double().T @ part.write.double().T).norm(dim=1)
     return redirected_rows([(part.module_name, inner, distance)])
+
+
+def exported_before(ledger: Ledger, folder: Path) -> str | None:
+    """When a merged checkpoint of exactly these files was exported, where the edit has become another since."""
+    stale = stale_exports(ledger.entries(), ledger.edit_hash())
+    made = [entry for entry in stale if entry["action"] == "export merged"]
+    # Reading a whole checkpoint once more only where there is one that it could be.
+    now = _hashes(folder) if made else {}
+    return next((entry["time"] for entry in reversed(made) if entry["files"] == now), None)
 
 
 def _hashes(folder: Path) -> dict[str, str]:

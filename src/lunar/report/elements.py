@@ -125,6 +125,11 @@ def errors(values: Sequence[float | None], intervals: Sequence[Sequence[float | 
     return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1.4, "width": 4}
 
 
+def holding(number: int) -> str:
+    """How many requests hold, in words."""
+    return f"{count(number, 'request') if number else 'no request'} {'hold' if number > 1 else 'holds'}"
+
+
 def count(amount: int, noun: str) -> str:
     """So many of a thing."""
     return f"{amount} {noun}{'' if amount == 1 else 's'}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lunar.report.contents import Contents, Plain, deviation
-from lunar.report.elements import count, number, share
+from lunar.report.elements import count, holding, number, share
 from lunar.settings import BASELINES, RETAIN_ONLY
 
 FORGOTTEN, HALF_FORGOTTEN = 0.15, 0.4
@@ -20,6 +20,8 @@ BARS = (
     f"least {1 - FORGOTTEN:.0%} refusals), “gives much less” at most {HALF_FORGOTTEN}; “as before” means at least "
     f"{KEPT:.0%} of what the retained questions got before, “a little worse” at least {HALF_KEPT:.0%}."
 )
+AS_FAR = 0.9
+"""From this share of how far an earlier request's prompts were moved before, they count as moved as far."""
 GOOD, MIXED, BAD, OPEN = "good", "mixed", "bad", "open"
 
 
@@ -38,10 +40,9 @@ def verdict(contents: Contents) -> Verdict:
     if contents.comparison:
         return _of_comparison(contents)
     if contents.report.get("undone"):
-        left = len(contents.requests)
         return Verdict(
             f"The request {contents.report['undone']} was taken back as if it had never come; "
-            f"{count(left, 'request')} {'holds' if left == 1 else 'hold'}.",
+            f"{holding(len(contents.requests))}.",
             OPEN,
             ("Nothing was measured when it was taken back: lunar evaluate does that.",),
         )
@@ -66,14 +67,21 @@ def _forgets(contents: Contents) -> tuple[str, int]:
     scores = contents.scores().get("forget", {})
     left, refused = _value(scores, "rouge1", "after"), _value(scores, "refusal_rate", "after")
     declines = "" if refused is None else f"declines {share(refused)} of these questions"
+    before, declined = _value(scores, "rouge1", "before"), _value(scores, "refusal_rate", "before")
     if left is None:
+        if declined is not None and refused is not None and min(declined, refused) >= 1 - FORGOTTEN:
+            # Good numbers that the request has no part in are no success.
+            figures = f"{share(declined)} of these questions before, {share(refused)} after"
+            return f"declined what it was to forget before this request already ({figures})", 1
         level = 0 if (refused or 0) >= 1 - FORGOTTEN else 1 if (refused or 0) >= 1 - HALF_FORGOTTEN else 2
         how = ("no longer answers", "often no longer answers", "still answers")[level]
         return f"{how} what it was to forget: it {declines or 'was asked, and no answers are known'}", level
     level = 0 if left <= FORGOTTEN else 1 if left <= HALF_FORGOTTEN else 2
     how = ("no longer gives", "gives much less of", "still gives")[level]
-    before = _value(scores, "rouge1", "before")
     figures = f"ROUGE-1 {number(before)} before, {number(left)} after"
+    if level == 0 and before is not None and before <= FORGOTTEN:
+        hardly = f"gave hardly any of the answers that it was to forget before this request already ({figures})"
+        return hardly + (f"; it {declines}" if declines else ""), 1
     return f"{how} the answers that it was to forget ({figures})" + (f" and {declines}" if declines else ""), level
 
 
@@ -121,7 +129,38 @@ def _limits(contents: Contents) -> list[str]:
         limits.append("No retain data was given: built-in prompts of general knowledge stood in for it.")
     if "retain" not in contents.scores():
         limits.append("Retained questions were not asked this time.")
-    return [*limits, *((report.get("choice") or {}).get("warnings") or ())]
+    well, others = earlier(report)
+    if well:
+        limits.append(f"As far as before are moved the prompts of {count(len(well), 'earlier request')}.")
+    limits += others
+    return [*limits, *((report.get("choice") or {}).get("warnings") or ()), *(report.get("warnings") or ())]
+
+
+def earlier(report: Plain) -> tuple[list[str], list[str]]:
+    """A sentence per earlier request that is moved as far as before, and one per other: less far, or not known."""
+    well, others = [], []
+    for one in report.get("earlier") or ():
+        name, before, after = f"Earlier request {one['name']}", one["before"], one["after"]
+        if before is None or after is None:
+            others.append(
+                f"{name}: nothing was kept of it, so only its questions can show whether it still holds: ask them with "
+                "lunar evaluate."
+            )
+            continue
+        figures = [
+            f"{number(reach['median'])} of the way (lowest {number(reach['minimum'])})" for reach in (after, before)
+        ]
+        if all(after[which] >= AS_FAR * before[which] for which in ("median", "minimum")):
+            well.append(
+                f"{name}: its prompts are still moved towards a refusal, {figures[0]}; before this request, "
+                f"{figures[1]}."
+            )
+        else:
+            others.append(
+                f"{name}: its prompts are moved less far towards a refusal than before, {figures[0]} instead of "
+                f"{figures[1]}: ask its questions again with lunar evaluate."
+            )
+    return well, others
 
 
 def _figures(contents: Contents) -> tuple[tuple[str, str, str], ...]:

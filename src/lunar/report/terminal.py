@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lunar.report.narrow import fitting
+from lunar.report.sentences import earlier
 
 # Two metrics, so that the names of splits stay on one line of a terminal of 80 columns; report.json has all of them.
 _METRICS = {"rouge1": "ROUGE-1", "refusal_rate": "coherent refusals"}
@@ -147,7 +148,31 @@ def added(report: Mapping[str, Any], folder: Path) -> RenderableType:
             "The names in those are invented, as the retain file that the ledger was started with is not where it was "
             "or has changed; --retain FILE gives names."
         )
-    return Group(*(Text(line) for line in lines), scores_table(report), Text(back))
+    lines += [*report["warnings"], *stale_exports(report["stale_exports"], len(report["requests"]))]
+    held = [Text(line) for lines in earlier(report) for line in lines]
+    return Group(*(Text(line) for line in lines), scores_table(report), *held, Text(back))
+
+
+def stale_exports(stale: Mapping[str, int], requests: int) -> list[str]:
+    """What was exported while the edit was another, in one sentence; nothing where there is none."""
+    if not stale:
+        return []
+    names = {"adapter": "adapter", "merged": "merged checkpoint"}
+    made = " and ".join(_count(number, names[kind]) for kind, number in stale.items())
+    do = "export again what is in use" if requests else "use the original model instead, as no request holds"
+    return [f"The ledger has another edit than when {made} {_were(sum(stale.values()))} exported: {do}."]
+
+
+def verified(result: Mapping[str, Any], ledger: Path, merged: Path | None) -> Text:
+    """What `lunar verify` says where nothing was changed."""
+    lines = [
+        f"{ledger} is as it was written: {_count(result['requests'], 'request')}, "
+        f"{_count(result['entries'], 'entry', 'entries')} in the record, the last {str(result['head'])[:12]}. "
+        f"The model's files: {result['model']}."
+    ]
+    if merged is not None:
+        lines.append(f"{merged}: every byte is as expected, the model's with the edit of this ledger.")
+    return Text("\n".join(lines))
 
 
 def exported(name: str, folder: Path | None, said: Mapping[str, Any]) -> Text:
@@ -166,7 +191,7 @@ def requests_table(requests: Sequence[Mapping[str, Any]]) -> RenderableType:
     if not requests:
         return Text("The ledger holds no request: the model is as it was.")
     table = Table(title="requests", title_justify="left")
-    for title in ("name", "prompts", "asked", "can be undone"):
+    for title in ("name", "prompts", "asked (UTC)", "can be undone"):
         table.add_column(title, justify="right" if title == "prompts" else "left")
     for one in requests:
         table.add_row(
@@ -235,8 +260,12 @@ def _metric(scores: Mapping[str, Any], name: str) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str, plural: str | None = None) -> str:
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def _were(number: int) -> str:
+    return "was" if number == 1 else "were"
 
 
 def _number(value: float | None) -> str:

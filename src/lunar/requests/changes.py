@@ -2,12 +2,11 @@
 
 All requests are solved together, at one layer, from activations of the original model, which no edit at that layer
 changes. So an earlier request stays forgotten, the order does not count, and taking a request back is to solve without
-it. Asks no questions of the model: scores come from the caller.
+it. The model is asked only whether it knows what a request wants forgotten: scores come from the caller.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -22,30 +21,24 @@ from lunar.errors import LunarError
 from lunar.interrupted import SavedSums
 from lunar.method import Unlearned, check_changed, prepare
 from lunar.models import LoadedModel, Site, site_at
-from lunar.neighbours import prompt_names
 from lunar.preflight import check_ledger
 from lunar.progress import Progress
-from lunar.records import Record, deduplicate
+from lunar.records import Record, deduplicate, sample
 from lunar.requests.gathering import gather_base, gather_part
+from lunar.requests.naming import check_name
 from lunar.requests.parts import Joint, Part, reach
 from lunar.requests.provenance import changes, hashes_of, proof
-from lunar.requests.record import KEY_FILE, new_key, prompt_id, request_id
+from lunar.requests.record import KEY_FILE, name_id, new_key, prompt_id, prompts_id, request_id
 from lunar.requests.state import Change, Request, Shared, State
 from lunar.requests.store import KEPT, Writer, text_writer
+from lunar.select.feasible import check_known
+from lunar.select.own_words import answer, declined
+from lunar.select.search import ASKED
 from lunar.settings import Settings
 from lunar.solve import Solution, thin
 from lunar.weights import parameter_of
 
 BASE_FILE = f"{KEPT}/retain.safetensors"
-NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
-SHORTEST_NAME, SHORTEST_WORD = 3, 6
-"""Letters of a forgotten name, and of any other word of a forgotten prompt or answer, from which on it is looked for
-within a request's name too, and not only as a part of its own between dashes."""
-PLAIN = frozenset(
-    "a an and at by case client contract customer data delete deletion erase erasure file for forget from gdpr in is it"
-    " name no of on or order patient person request the ticket to user who with".split()
-)
-"""Words that a request may be called by whatever its prompts say."""
 
 
 def start(
@@ -78,6 +71,7 @@ def start(
         fingerprint(parameter_of(site.module(loaded.model))),
         resolved,
         retain is None,
+        searched=settings.layer == "auto",
     )
     state = State(shared, (), Joint(base, {}, resolved, tail_of(resolved)), key)
     change = _joined(state, "start", work, forget, task.retain, name, forget_moments)
@@ -110,7 +104,8 @@ def add(
         forget_moments: keep the request's change and nothing else of it: it cannot be taken back.
         progress: called with each stage.
 
-    Raises LunarError for another model, for a name or a request that is there already, and as `unlearn` does.
+    Raises LunarError for another model, for a name or a request that is there already, where the original model
+    declines the prompts anyway (unless the ledger's layer was named: then that is a warning), and as `unlearn` does.
     """
     if not forget:
         raise LunarError("The forget set must hold at least one prompt, but it is empty: add one.")
@@ -134,7 +129,7 @@ def undo(state: State, name: str) -> Change:
     left = tuple(one for one in state.requests if one.name != name)
     edit = edit_of_all(rest, state.shared)
     # No model is at hand: what the record says of it is what it was when the last request came.
-    entry = _entry(request, left, state.shared, rest, edit) | {"edited": changes(edit), "model_checked": False}
+    entry = _entry(request, left, state, rest, edit) | {"edited": changes(edit), "model_checked": False}
     return Change("undo", request, left, state.shared, edit, entry, dropped=(request.file,))
 
 
@@ -174,11 +169,15 @@ def _joined(
     beside = neighbours_of(forget, names_from, settings)
     ids = [prompt_id(state.key, record) for record in forget]
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    request = Request(request_id(state.key, ids), name, time, len(forget), len(beside), not forget_moments)
+    asked = prompts_id(state.key, ids)
+    id = request_id(state.key, asked, shared.asked)
+    request = Request(id, name, time, len(forget), len(beside), not forget_moments, asked)
     for one in state.requests:
-        if one.id == request.id:
+        if one.asked == request.asked:
             do = "undo it first, or leave it as it is" if one.kept else "nothing was kept of it, so leave it as it is"
             raise LunarError(f"These prompts are the request {one.name} of the ledger already: {do}.")
+    # A first request was checked by the search for its layer.
+    warnings = _check_known(work, forget, shared) if action == "add" else []
     part = gather_part(work, shared.site, forget, beside, settings, state.key)
     joint = replace(state.joint, parts={**state.joint.parts, request.id: part})
     with work.stage("solve", announced=True):
@@ -191,13 +190,32 @@ def _joined(
         edit = edit_of_all(joint, shared)
     check_changed(work, edit, forget)
     requests = (*state.requests, request)
-    entry = _entry(request, requests, shared, joint, edit) | proof(work.loaded, edit) | {"model_checked": True}
+    entry = _entry(request, requests, state, joint, edit) | proof(work.loaded, edit) | {"model_checked": True}
     entry["reached"][request.id] = reached(part, edit, joint)
     entry["prompts"] = {"count": len(ids), "ids": [one.hex() for one in ids]}
     entry["neighbours"] = {"count": len(beside), "names": "given" if names_from else "invented"}
     counts = {"forget_prompts": len(forget), "neighbour_prompts": len(beside), **rows}
     found = Unlearned(edit, gate, shared.site, counts, work.seconds, shared.builtin_retain, resumed=dict(work.resumed))
-    return Change(action, request, requests, shared, edit, entry, written, beside=tuple(beside), found=found)
+    return Change(
+        action,
+        request,
+        requests,
+        shared,
+        edit,
+        entry,
+        written,
+        beside=tuple(beside),
+        found=found,
+        warnings=tuple(warnings),
+    )
+
+
+def _check_known(work: Work, forget: Sequence[Record], shared: Shared) -> list[str]:
+    """A warning, or LunarError, where the original model declines what is to be forgotten already."""
+    asked = sample(forget, ASKED, shared.settings.seed)
+    with work.stage("asking"):
+        answers, _ = answer(work.loaded, asked, progress=work.reporter("asking", len(asked)))
+    return check_known(declined(answers), len(asked), shared.searched)
 
 
 def _check_model(shared: Shared, loaded: LoadedModel, site: Site) -> None:
@@ -230,10 +248,12 @@ def _solution_writer(solution: Solution) -> Writer:
     return lambda path: save_file(tensors, path)
 
 
-def _entry(request: Request, requests: Sequence[Request], shared: Shared, joint: Joint, edit: Edit) -> dict[str, Any]:
+def _entry(request: Request, requests: Sequence[Request], state: State, joint: Joint, edit: Edit) -> dict[str, Any]:
     """What the record says of every action."""
+    shared = state.shared
     return {
         "request": request.id,
+        "name": name_id(state.key, request.name),
         "kept": request.kept,
         "model": shared.hashes,
         "settings": asdict(shared.settings),
@@ -255,29 +275,5 @@ def _free_name(state: State, shared: Shared, name: str | None, forget: Sequence[
     if name is None:
         free = (f"request-{number}" for number in range(shared.asked, shared.asked + len(taken) + 1))
         return next(one for one in free if one not in taken)
-    if not NAME.fullmatch(name):
-        raise LunarError(
-            "A request's name was expected to be up to 64 letters, digits, dots, dashes and underscores, such as "
-            "ticket-12, but something else came."
-        )
-    if name in taken:
-        raise LunarError(f"The ledger has a request {name} already: give the new one another name.")
-    if _tells(name, forget):
-        raise LunarError(
-            "The name of a request is shown and kept, so it must not name what is to be forgotten: give another one, "
-            "such as ticket-12."
-        )
+    check_name(name, taken, forget)
     return name
-
-
-def _tells(name: str, forget: Sequence[Record]) -> bool:
-    """Whether a request's name says something of what is to be forgotten."""
-    texts = [text for record in forget for text in (record.prompt, record.answer or "")]
-    words = {word for text in texts for word in re.findall(r"\w+", text.casefold())} - PLAIN
-    names = {word for text in texts for one in prompt_names(text) for word in re.findall(r"\w+", one.casefold())}
-    folded = name.casefold()
-    # Short numbers are dates and counters.
-    parts = {part for part in re.split(r"[\W_]+", folded) if not (part.isdecimal() and len(part) < SHORTEST_WORD)}
-    within = {word for word in words if len(word) >= SHORTEST_WORD and not word.isdecimal()}
-    within |= {word for word in names - PLAIN if len(word) >= SHORTEST_NAME}
-    return bool(parts & words) or any(word in folded for word in within)

@@ -23,17 +23,27 @@ from safetensors.torch import load_file
 
 from lunar.collect import tail_of
 from lunar.edit import CARD_FILE, WEIGHTS_FILE, Edit
-from lunar.errors import LunarError, unknown
+from lunar.errors import LunarError
 from lunar.interrupted import saved_sums
 from lunar.models import LoadedModel
 from lunar.progress import Progress
 from lunar.prompts import default_retain_records
+from lunar.recipe import RECIPE_FILE, without_forget
 from lunar.records import Record
 from lunar.report import ATTACKS_FILE, EXAMPLES_FILE, PAGE_FILE, new_folder, versions
 from lunar.requests import changes
 from lunar.requests.changes import BASE_FILE
 from lunar.requests.parts import Base, Joint, Part
-from lunar.requests.record import KEY_FILE, RECORD_FILE, appended, read_key, read_record
+from lunar.requests.record import (
+    EXPORTS,
+    KEY_FILE,
+    RECORD_FILE,
+    appended,
+    read_key,
+    read_record,
+    stale_exports,
+    unknown_request,
+)
 from lunar.requests.state import Change, Request, Shared, State
 from lunar.requests.store import Store, Writer, settle, text_writer
 from lunar.settings import Settings
@@ -128,10 +138,10 @@ class Ledger:
         return tuple(Request(**entry) for entry in self._store.content["requests"])
 
     def request(self, name: str) -> Request:
-        """The request of a name; raises LunarError for an unknown one."""
+        """The request of a name; raises LunarError for one that does not hold, or does not hold any more."""
         known = {one.name: one for one in self.requests()}
         if name not in known:
-            raise unknown("request", name[:64], known or ["none, for the ledger is empty"])
+            raise unknown_request(name, list(known), self.entries(), read_key(self._store.checked(KEY_FILE)))
         return known[name]
 
     @property
@@ -151,6 +161,11 @@ class Ledger:
     def entries(self) -> list[dict[str, Any]]:
         """The record. Raises LunarError where an entry was changed, added, removed or moved."""
         return self._steady(self._entries)
+
+    def stale_exports(self) -> dict[str, int]:
+        """How many adapters and merged checkpoints were exported while the edit was another than now; no zeros."""
+        stale = [entry["action"] for entry in stale_exports(self.entries(), self.edit_hash())]
+        return {action.removeprefix("export "): stale.count(action) for action in EXPORTS if action in stale}
 
     def _entries(self) -> list[dict[str, Any]]:
         entries = read_record(self._store.checked(RECORD_FILE).read_text(encoding="utf-8"))
@@ -198,7 +213,9 @@ class Ledger:
 
     def commit(self, change: Change, files: Texts | None = None, entry: Mapping[str, Any] | None = None) -> None:
         """Write a change. `files` are texts by fixed name (report.json), `entry` is added to the record's entry."""
-        _commit(self._store, change, files or {}, entry or {})
+        recipe = self.recipe_after(change.requests)
+        changed = {} if recipe is None or recipe == self.text(RECIPE_FILE) else {RECIPE_FILE: recipe}
+        _commit(self._store, change, {**changed, **(files or {})}, entry or {})
 
     def note(self, action: str, entry: Mapping[str, Any], files: Texts | None = None) -> None:
         """Add an entry to the record and change no request. `files` are texts by fixed name, written along with it."""
@@ -209,6 +226,15 @@ class Ledger:
     def text(self, name: str) -> str | None:
         """A file of the ledger, after a look at its hash; None where the ledger has none of that name."""
         return self._store.checked(name).read_text(encoding="utf-8") if name in self._store.files else None
+
+    def recipe_after(self, requests: Sequence[Request]) -> str | None:
+        """recipe.toml where these requests hold; None where the ledger has none.
+
+        It makes the first request of the ledger, and says nothing of its data any more where that one does not hold.
+        """
+        text = self.text(RECIPE_FILE)
+        first = self.entries()[0]["request"]
+        return text if text is None or any(one.id == first for one in requests) else without_forget(text)
 
     def faults(self) -> list[str]:
         """What is wrong with the folder's files and its record, in sentences; see `lunar.requests.checks`."""

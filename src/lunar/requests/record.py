@@ -23,6 +23,10 @@ from lunar.records import Record, conversation_key
 
 RECORD_FILE, KEY_FILE = "record.jsonl", "record.key"
 FORMAT = 1
+CHANGES = ("start", "add", "undo")
+"""Actions after which there is another edit."""
+EXPORTS = ("export adapter", "export merged")
+"""Actions that write the edit into a folder elsewhere."""
 FIRST = "0" * 64
 """What stands in the first entry for the hash of the one before."""
 ID_BYTES = 16
@@ -63,9 +67,39 @@ def prompt_id(key: bytes, record: Record) -> bytes:
     return hmac.new(key, b"prompt " + text.encode(), hashlib.sha256).digest()[:ID_BYTES]
 
 
-def request_id(key: bytes, ids: Sequence[bytes]) -> str:
-    """What a request is called in the record: a keyed hash of its prompts' ids, whatever their order."""
+def prompts_id(key: bytes, ids: Sequence[bytes]) -> str:
+    """By which a request for the same prompts is recognised: a keyed hash of their ids, whatever their order."""
     return hmac.new(key, b"request " + b"".join(sorted(ids)), hashlib.sha256).hexdigest()[:16]
+
+
+def request_id(key: bytes, prompts: str, number: int) -> str:
+    """What a request is called in the record: a keyed hash of its `prompts_id` and of the number of the asking.
+
+    So the same prompts, asked again after they were taken back, are another request, and entries of the first do not
+    tell of the second.
+    """
+    return hmac.new(key, f"request {number} {prompts}".encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def name_id(key: bytes, name: str) -> str:
+    """What a request's name is in the record: a keyed hash, so that one that was taken back is still recognised."""
+    return hmac.new(key, b"name " + name.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def unknown_request(name: str, known: Sequence[str], entries: Sequence[Mapping[str, Any]], key: bytes) -> LunarError:
+    """The error for the name of a request that does not hold: it was taken back already, or never was.
+
+    No close match is offered, for that would be to propose another one's request to be taken back.
+    """
+    left = f"Available: {', '.join(known)}." if known else "The ledger holds no request."
+    hashed = name_id(key, name)
+    times = [entry["time"] for entry in entries if entry["action"] == "undo" and entry.get("name") == hashed]
+    if times:
+        return LunarError(
+            f"The request {name} was taken back already, on {times[-1][:10]} (UTC), so nothing of it is left to undo. "
+            f"{left}"
+        )
+    return LunarError(f"The name of a request in the ledger was expected, but {name[:64]!r} is none. {left}")
 
 
 def entry_hash(entry: Mapping[str, Any]) -> str:
@@ -120,6 +154,17 @@ def read_record(text: str) -> list[dict[str, Any]]:
         entries.append(entry)
         previous = entry["hash"]
     return entries
+
+
+def stale_exports(entries: Sequence[Mapping[str, Any]], edit: str | None) -> list[Mapping[str, Any]]:
+    """The entries of exports that were made when the edit was another than the one of this SHA-256."""
+    found, then = [], None
+    for entry in entries:
+        if entry["action"] in CHANGES:
+            then = entry["edit"]["after"]
+        elif entry["action"] in EXPORTS and then != edit:
+            found.append(entry)
+    return found
 
 
 @cache

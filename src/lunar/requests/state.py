@@ -21,12 +21,13 @@ class Request:
     """One request of a ledger.
 
     Attributes:
-        id: keyed hash of its prompts.
+        id: by which the record and the kept file name it; no other request of the ledger ever has the same.
         name: by which it is taken back.
         time: when it came, UTC.
         prompts: how many.
         neighbours: how many prompts like them were pinned.
         kept: whether its activations are there, so that it can be taken back.
+        asked: keyed hash of its prompts, by which the same ones are recognised.
     """
 
     id: str
@@ -35,6 +36,11 @@ class Request:
     prompts: int
     neighbours: int
     kept: bool = True
+    asked: str = ""
+
+    def __post_init__(self) -> None:
+        # In ledgers of versions before there was `asked`, the id was this hash.
+        object.__setattr__(self, "asked", self.asked or self.id)
 
     @property
     def file(self) -> str:
@@ -54,6 +60,8 @@ class Shared:
         settings: with the layer and the strength that were found.
         builtin_retain: whether the built-in prompts are what is retained.
         asked: how many requests were ever made.
+        searched: whether the layer was searched for, so that a request that cannot be met is refused; where a layer was
+            named instead, that is a warning.
     """
 
     source: str
@@ -63,6 +71,7 @@ class Shared:
     settings: Settings
     builtin_retain: bool
     asked: int = 0
+    searched: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
@@ -89,6 +98,7 @@ class Change:
         dropped: kept files to remove.
         beside: the neighbours that were pinned, for whoever measures; they are not kept.
         found: the change for a report; None after an undo.
+        warnings: what gives cause for doubt, in sentences.
     """
 
     action: str
@@ -101,6 +111,7 @@ class Change:
     dropped: tuple[str, ...] = ()
     beside: tuple[Record, ...] = ()
     found: Unlearned | None = None
+    warnings: tuple[str, ...] = ()
 
     def unlearned(self) -> Unlearned:
         """`found`; raises LunarError after an undo, which finds nothing new."""

@@ -42,14 +42,26 @@ def check_words(words: OwnWords) -> list[str]:
             "skip this check.",
             words.references >= ENOUGH_REFERENCE,
         )
-    if words.forget_declined > KNOWN:
-        warnings += _say(
-            f"Forget prompts that the model answers were expected, but it declines {words.forget_declined:.0%} of the "
-            f"{len(words.records)} asked already: there is nothing to forget, so check the prompts and the model, or "
-            "give a layer to skip this check.",
-            len(words.records) >= ENOUGH_ASKED,
-        )
-    return warnings
+    otherwise = ", or give a layer to skip this check"
+    return warnings + check_known(words.forget_declined, len(words.records), True, otherwise)
+
+
+def check_known(declined: float, asked: int, refuse: bool, otherwise: str = "") -> list[str]:
+    """A warning, or LunarError, where the original model declines most of what is to be forgotten.
+
+    Args:
+        declined: share of the forget prompts that it declines.
+        asked: how many of them were asked.
+        refuse: whether to raise where these are enough to tell.
+        otherwise: what else can be done, to end the sentence with.
+    """
+    if declined <= KNOWN:
+        return []
+    return _say(
+        f"Forget prompts that the model answers were expected, but it declines {declined:.0%} of the {asked} asked "
+        f"already: there is nothing to forget, so check the prompts and the model{otherwise}.",
+        refuse and asked >= ENOUGH_ASKED,
+    )
 
 
 def _say(sentence: str, certain: bool) -> list[str]:

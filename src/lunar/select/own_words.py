@@ -70,9 +70,9 @@ def own_words(
         answers[len(forget) : 2 * len(forget)],
         answers[2 * len(forget) :],
     )
-    declined = [text for text in zip(asked, of_references, strict=True) if is_refusal(text[1])]
+    refused = [text for text in zip(asked, of_references, strict=True) if is_refusal(text[1])]
     # A model that declines nothing, or in a language that the rule cannot read: its answers to these are all there is.
-    models = declined or list(zip(asked, of_references, strict=True))
+    models = refused or list(zip(asked, of_references, strict=True))
     refusals = []
     for index, record in enumerate(forget):
         names = prompt_names(record.prompt)
@@ -85,8 +85,8 @@ def own_words(
         tuple(forget),
         tuple(given),
         tuple(refusals),
-        _share(given),
-        _share(of_references),
+        declined(given),
+        declined(of_references),
         len(asked),
         tokens,
     )
@@ -105,6 +105,11 @@ def answer(
     return answers, written + sum(one.prompt_length for one in sequences)
 
 
+def declined(answers: Sequence[str]) -> float:
+    """The share of answers that decline."""
+    return sum(map(is_refusal, answers)) / max(1, len(answers))
+
+
 def exchange(text: str, names: Sequence[str], others: Sequence[str]) -> str:
     """A text with every name in it replaced: by the one of `others` at the place of the one of `names` it is most like.
 
@@ -117,7 +122,3 @@ def exchange(text: str, names: Sequence[str], others: Sequence[str]) -> str:
         place = likeness.index(max(likeness))
         text = text[:start] + others[min(place, len(others) - 1)] + text[end:]
     return text
-
-
-def _share(answers: Sequence[str]) -> float:
-    return sum(map(is_refusal, answers)) / max(1, len(answers))

@@ -30,7 +30,7 @@ def serve(ledger: Path, *, port: int | None, browser: bool, device: str | None =
     from lunar.ui.serving import free_socket, run
 
     with free_socket(port) as taken:
-        preflight.check_model(model, None, {})
+        preflight.check_model(model, None, {}, device=device)
         from lunar.chat.session import Session
         from lunar.ui.actions import Actions
         from lunar.ui.page import build

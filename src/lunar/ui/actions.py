@@ -15,6 +15,8 @@ from lunar.chat.session import AFTER, BEFORE, Session, Turn, recognised_line
 from lunar.errors import LunarError
 from lunar.progress import Progress
 from lunar.records import Record
+from lunar.report.terminal import stale_exports
+from lunar.requests.ledger import Ledger
 
 Row = tuple[str, str, str]
 """A question and its answers before and after."""
@@ -91,7 +93,8 @@ class Actions:
         """How many requests there are and how many of them are on."""
         if not self.names():
             return "The ledger holds no request: the model is as it was."
-        return f"{len(self.on())} of {len(self.names())} requests are on."
+        count = len(self.names())
+        return f"{len(self.on())} of {count} {'request is' if count == 1 else 'requests are'} on."
 
     def last(self) -> str:
         """The request that `undo` would take back. Raises LunarError without any."""
@@ -105,7 +108,7 @@ class Actions:
             )
         self.session.undo(name)
         self._draft = None
-        return f"Undone: {name}. {self.requests_line()}"
+        return " ".join([f"Undone: {name}.", self.requests_line(), *self._stale_exports()])
 
     def candidates(self, name: str, progress: Progress) -> str:
         """Questions about a name, one per line, for the user to look through."""
@@ -134,7 +137,11 @@ class Actions:
         given = commit(session.folder, session.loaded, draft, name.strip() or None, progress=progress)
         self._draft, self._nearby = None, ()
         session.read_again()
-        return f"Added to the ledger: {given}. {self.requests_line()}"
+        return " ".join([f"Added to the ledger: {given}.", self.requests_line(), *self._stale_exports()])
+
+    def _stale_exports(self) -> list[str]:
+        """That what was exported before is of another edit, where there is some."""
+        return stale_exports(Ledger(self.session.folder).stale_exports(), len(self.names()))
 
 
 def _recognised(turn: Turn) -> str:

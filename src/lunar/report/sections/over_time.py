@@ -16,7 +16,7 @@ from lunar.report.elements import (
     Section,
     Table,
     axis,
-    count,
+    holding,
     inert,
     number,
 )
@@ -31,11 +31,10 @@ def over_time(contents: Contents) -> Section | None:
     if not contents.record:
         return None
     names = {one["id"]: one["name"] for one in contents.requests}
-    holding = len(contents.requests)
     kept = all(one["kept"] for one in contents.requests)
     lead = [
-        f"{count(holding, 'request')} {'holds' if holding == 1 else 'hold'} now. All that hold are solved together, so "
-        "that an earlier one stays forgotten." + (" Each can be taken back." if holding and kept else ""),
+        f"{holding(len(contents.requests)).capitalize()} now. All that hold are solved together, so that an earlier "
+        "one stays forgotten." + (" Each can be taken back." if contents.requests and kept else ""),
     ]
     changes = [entry for entry in contents.record if entry.get("reached") is not None and entry["action"] != "attack"]
     return Section(

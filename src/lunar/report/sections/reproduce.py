@@ -15,7 +15,9 @@ def reproduce(contents: Contents) -> Section | None:
     if not tables:
         return None
     lead = []
-    if contents.recipe:
+    if contents.recipe and "forget" not in contents.recipe.get("data", {}):
+        lead.append("The ledger's first request was taken back, and what its recipe said of the data went with it.")
+    elif contents.recipe:
         lead.append("The same inputs give the same bytes: lunar unlearn --from recipe.toml --output DIR.")
         if len(contents.record) > 1:
             lead.append("The recipe makes the ledger's first request again, and none of the others.")
@@ -34,7 +36,7 @@ def _data(contents: Contents) -> Table:
     recipe: Mapping[str, Any] = contents.recipe
     data = dict(recipe.get("data", {}))
     rows = [
-        [name, last_part(str(one["source"])), str(one.get("sha256", "built in"))]
+        [name, last_part(str(one["source"])), str(one.get("sha256", "built in" if name == "reference" else "not kept"))]
         for name, one in data.items()
         if "source" in one
     ]
