@@ -138,7 +138,7 @@ def _earlier(change: Change, entries: Sequence[Mapping[str, Any]]) -> list[dict[
     It is what their kept activations give (`lunar.requests.parts.reach`): their questions are not kept, to be asked
     again. None for a request of which nothing was kept.
     """
-    before = next((entry["reached"] for entry in reversed(entries) if "reached" in entry), {})
+    before: Mapping[str, Any] = next((entry["reached"] for entry in reversed(entries) if "reached" in entry), {})
     now = change.entry["reached"]
     return [
         {"name": one.name, "before": before.get(one.id), "after": now.get(one.id)}
