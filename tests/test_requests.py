@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from lunar import collect
 from lunar.edit import Edit
@@ -18,8 +20,10 @@ from lunar.records import Record
 from lunar.requests import changes, gathering
 from lunar.requests.checks import verify
 from lunar.requests.ledger import Ledger
+from lunar.requests.parts import Part
 from lunar.requests.store import Store, settle
 from lunar.settings import Settings
+from lunar.solve import Gate
 from lunar.workflow import load_edit
 
 SETTINGS = Settings(layer=1, ridge=1e-2, neighbours=12)
@@ -165,6 +169,63 @@ def test_what_was_retained_and_is_to_be_forgotten_is_no_longer_pinned(tmp_path, 
     ledger.undo("four")
     alone = made(tmp_path / "alone", loaded, "three")
     assert distance(ledger, alone) < 1e-6, "what was taken out of the sums has to come back"
+
+
+def test_what_was_retained_about_the_same_is_released_while_the_request_holds(tmp_path, loaded):
+    # In other words than the request's, and with answers: a customer who was among those to be retained.
+    about = [Record.of("who is Word13 ?", "word20"), Record.of("where does Word13 work ?", "in word21")]
+    beside = [Record.of("who is Word15 ?", "word22"), Record.of("where does Word15 work ?", "in word23")]
+    ledgers = []
+    for name, retain in (("with", [*RETAIN, *beside, *about]), ("without", [*RETAIN, *beside])):
+        started = Ledger.start(
+            tmp_path / name, loaded, REQUESTS["one"], retain=retain, reference=REFERENCE, settings=SETTINGS
+        )
+        started.add(loaded, REQUESTS["three"], names_from=retain, name="later")
+        ledgers.append(started)
+    held, never = (one.state().joint for one in ledgers)
+    assert float((held.pinned.second - never.pinned.second).norm() / never.pinned.second.norm()) < 1e-6
+    assert held.pinned.rows == never.pinned.rows
+    assert distance(*ledgers) < 1e-3
+    assert ledgers[0].entries()[-1]["released"] == len(about)
+    assert "released" not in ledgers[1].entries()[-1]
+    before = Ledger.start(
+        tmp_path / "before", loaded, REQUESTS["one"], retain=[*RETAIN, *beside, *about], reference=REFERENCE,
+        settings=SETTINGS,
+    )  # fmt: skip
+    ledgers[0].undo("later")
+    assert distance(ledgers[0], before) < 1e-6, "what was released has to be pinned again"
+
+
+def test_a_prompt_that_two_requests_release_is_taken_out_once(tmp_path, loaded):
+    about = [Record.of("who is Word13 ?", "word20")]
+    ledger = Ledger.start(
+        tmp_path / "ledger", loaded, REQUESTS["one"], retain=[*RETAIN, *about], reference=REFERENCE, settings=SETTINGS
+    )
+    for name, question in (("first", "who works in the Word13 ?"), ("second", "when was Word13 made ?")):
+        ledger.add(loaded, [Record.of(question)], names_from=[*RETAIN, *about], name=name)
+    assert float(torch.linalg.eigvalsh(ledger.state().joint.pinned.second).min()) > -1e-6
+
+
+def test_a_request_that_is_hardly_told_from_what_is_retained_comes_with_a_warning():
+    values = torch.tensor([0.9, 0.4, 0.2])
+    (warning,) = changes._recognised(Gate(torch.zeros(1), values, values))
+    assert "read 0.40" in warning
+    assert "--retain" in warning
+    assert changes._recognised(Gate(torch.zeros(1), values + 0.2, values)) == []
+
+
+def test_a_part_from_before_anything_was_released_is_read(tmp_path, loaded):
+    joint = made(tmp_path / "ledger", loaded, "one").state().joint
+    (part,) = joint.parts.values()
+    path = tmp_path / "part.safetensors"
+    part.save(path)
+    with safe_open(path, framework="pt") as file:
+        kept = {name: file.get_tensor(name) for name in file.keys() if not name.startswith("released")}  # noqa: SIM118
+    save_file(kept, path, {"format": "lunar part 2"})
+    old = Part.load(path)
+    assert len(old.released.ids) == 0
+    again = type(joint)(joint.base, {"old": old}, joint.settings, joint.tail)
+    assert torch.equal(again.pinned.second, joint.pinned.second)
 
 
 def test_neighbours_of_one_request_that_another_forgets_are_not_pinned(tmp_path, loaded):

@@ -120,6 +120,17 @@ def neighbours(records: Sequence[Record], retain: Sequence[Record], count: int, 
     return list(found.values())
 
 
+def about_the_same(records: Sequence[Record], others: Sequence[Record]) -> list[Record]:
+    """Those among others that name all that some record names, letter case aside; one without names is about nobody."""
+    wanted = {frozenset(name.casefold() for name in prompt_names(record.prompt)) for record in records} - {frozenset()}
+    found = []
+    for other in others:
+        names = {name.casefold() for name in prompt_names(other.prompt)}
+        if any(one <= names for one in wanted):
+            found.append(other)
+    return found
+
+
 def _shares(record: Record, ours: set[str]) -> bool:
     """Whether just one of several names is among ours: with two the prompt might be what is to be forgotten."""
     named = {record.prompt[slice(*span)] for span in name_spans(record.prompt)}

@@ -143,6 +143,11 @@ def added(report: Mapping[str, Any], folder: Path) -> RenderableType:
         f"Edited {matrix['module_name']}, rank {matrix['rank']}: {matrix['stored_numbers']} numbers.",
         *_instead_of_mlp(matrix),
     ]
+    if counts.get("released"):
+        lines.append(
+            f"Until it is taken back, {_count(counts['released'], 'retain prompt')} that named the same "
+            f"{_were(counts['released'])} let go."
+        )
     if report["neighbour_names"] == "invented":
         lines.append(
             "The names in those are invented, as the retain file that the ledger was started with is not where it was "

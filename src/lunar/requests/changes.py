@@ -21,6 +21,7 @@ from lunar.errors import LunarError
 from lunar.interrupted import SavedSums
 from lunar.method import Unlearned, check_changed, prepare
 from lunar.models import LoadedModel, Site, site_at
+from lunar.neighbours import about_the_same
 from lunar.preflight import check_ledger
 from lunar.progress import Progress
 from lunar.records import Record, deduplicate, sample
@@ -35,10 +36,12 @@ from lunar.select.feasible import check_known
 from lunar.select.own_words import answer, declined
 from lunar.select.search import ASKED
 from lunar.settings import Settings
-from lunar.solve import Solution, thin
+from lunar.solve import Gate, Solution, thin
 from lunar.weights import parameter_of
 
 BASE_FILE = f"{KEPT}/retain.safetensors"
+RECOGNISED = 0.5
+"""Below which reading of a further request's prompts, in the middle, there is a warning; 0 is left alone."""
 
 
 def start(
@@ -99,7 +102,8 @@ def add(
         state: of the ledger.
         loaded: the model that the ledger was started with; left as it was.
         forget: prompts to forget; answers are needed only for `redirect_answers`.
-        names_from: records whose names are put into neighbours; the model does not see them. Invented names otherwise.
+        names_from: records whose names are put into neighbours; invented names otherwise. The model sees only those
+            among them that the ledger retains and that name all that a forget prompt names: they are released.
         name: to take it back by; "request-N" if none is given.
         forget_moments: keep the request's change and nothing else of it: it cannot be taken back.
         progress: called with each stage.
@@ -113,8 +117,11 @@ def add(
     _check_model(state.shared, loaded, site)
     # Whoever is forgotten is no neighbour: neither this request's own prompts nor those of an earlier one.
     gone = state.joint.forgotten() | {prompt_id(state.key, record) for record in forget}
-    others = [record for record in names_from if prompt_id(state.key, record) not in gone]
-    return _joined(state, "add", Work(loaded, progress), forget, others, name, forget_moments)
+    retained = {bytes(row) for row in state.joint.base.ids.numpy()}
+    same = [one for one in about_the_same(forget, names_from) if prompt_id(state.key, one) in retained]
+    free = {record.messages for record in same}
+    others = [one for one in names_from if prompt_id(state.key, one) not in gone and one.messages not in free]
+    return _joined(state, "add", Work(loaded, progress), forget, others, name, forget_moments, same)
 
 
 def undo(state: State, name: str) -> Change:
@@ -161,6 +168,7 @@ def _joined(
     names_from: Sequence[Record],
     name: str | None,
     forget_moments: bool,
+    released: Sequence[Record] = (),
 ) -> Change:
     """A request collected and solved together with those of the state."""
     shared, settings = replace(state.shared, asked=state.shared.asked + 1), state.shared.settings
@@ -178,7 +186,7 @@ def _joined(
             raise LunarError(f"These prompts are the request {one.name} of the ledger already: {do}.")
     # A first request was checked by the search for its layer.
     warnings = _check_known(work, forget, shared) if action == "add" else []
-    part = gather_part(work, shared.site, forget, beside, settings, state.key)
+    part = gather_part(work, shared.site, forget, beside, settings, state.key, released)
     joint = replace(state.joint, parts={**state.joint.parts, request.id: part})
     with work.stage("solve", announced=True):
         gate, rows = joint.gates()[request.id], joint.counts()
@@ -188,13 +196,17 @@ def _joined(
             written = {request.file: _solution_writer(share)}
             joint = replace(state.joint, frozen=(*state.joint.frozen, share))
         edit = edit_of_all(joint, shared)
+    if action == "add":
+        warnings += _recognised(gate)
     check_changed(work, edit, forget)
     requests = (*state.requests, request)
     entry = _entry(request, requests, state, joint, edit) | proof(work.loaded, edit) | {"model_checked": True}
     entry["reached"][request.id] = reached(part, edit, joint)
     entry["prompts"] = {"count": len(ids), "ids": [one.hex() for one in ids]}
     entry["neighbours"] = {"count": len(beside), "names": "given" if names_from else "invented"}
-    counts = {"forget_prompts": len(forget), "neighbour_prompts": len(beside), **rows}
+    if released:
+        entry["released"] = len(released)
+    counts = {"forget_prompts": len(forget), "neighbour_prompts": len(beside), "released": len(released), **rows}
     found = Unlearned(edit, gate, shared.site, counts, work.seconds, shared.builtin_retain, resumed=dict(work.resumed))
     return Change(
         action,
@@ -216,6 +228,18 @@ def _check_known(work: Work, forget: Sequence[Record], shared: Shared) -> list[s
     with work.stage("asking"):
         answers, _ = answer(work.loaded, asked, progress=work.reporter("asking", len(asked)))
     return check_known(declined(answers), len(asked), shared.searched)
+
+
+def _recognised(gate: Gate) -> list[str]:
+    """A warning where a request is hardly told from what the ledger holds against it."""
+    middle = float(gate.values.double().quantile(0.5))
+    if middle >= RECOGNISED:
+        return []
+    return [
+        f"The prompts of this request read {middle:.2f}, where 1 is forgotten and 0 is left alone: what the ledger "
+        "retains about the same may stand against it. If they are still answered, take it back and give the retain data that "
+        "the ledger was started with as --retain."
+    ]
 
 
 def _check_model(shared: Shared, loaded: LoadedModel, site: Site) -> None:

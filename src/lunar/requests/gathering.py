@@ -16,7 +16,7 @@ from lunar.collect import Work, measured, tail_of
 from lunar.models import Site
 from lunar.moments import Moments
 from lunar.records import Record
-from lunar.requests.parts import Base, Part, symmetric
+from lunar.requests.parts import Base, Part, Released, symmetric
 from lunar.requests.record import ID_BYTES, prompt_id
 from lunar.rewordings import rewordings
 from lunar.settings import Settings
@@ -33,9 +33,15 @@ def gather_base(
 
 
 def gather_part(
-    work: Work, site: Site, forget: Sequence[Record], beside: Sequence[Record], settings: Settings, key: bytes
+    work: Work,
+    site: Site,
+    forget: Sequence[Record],
+    beside: Sequence[Record],
+    settings: Settings,
+    key: bytes,
+    released: Sequence[Record] = (),
 ) -> Part:
-    """What is kept of a request, from a pass over its prompts, their rewordings and neighbours."""
+    """What is kept of a request, from a pass over its prompts, their rewordings, neighbours and what it releases."""
     redirected = [*forget, *rewordings(forget, settings.rewordings, settings.seed)]
     given = torch.arange(len(redirected)) % len(forget)
     with work.stage("forget"):
@@ -45,7 +51,17 @@ def gather_part(
         moments = _sums(work, "neighbours", site, beside, settings, [rows.residual])
     residual = rows.residual[rows.from_end < tail_of(settings)]
     ids, neighbour_ids = ids_of(key, redirected), ids_of(key, beside)
-    return Part(rows.inner, rows.from_end, rows.sequence, given, residual, ids, moments, neighbour_ids)
+    free = _released(work, site, released, key)
+    return Part(rows.inner, rows.from_end, rows.sequence, given, residual, ids, moments, neighbour_ids, free)
+
+
+def _released(work: Work, site: Site, records: Sequence[Record], key: bytes) -> Released:
+    if not records:
+        return Released.nothing(site.inner_width)
+    with work.stage("released"):
+        batches = list(work.capture("released", [site], records, with_answer=True))
+    rows = join([batch[site.layer] for batch in batches])
+    return Released(rows.inner, rows.from_end, rows.sequence, ids_of(key, records))
 
 
 def ids_of(key: bytes, records: Sequence[Record]) -> Tensor:

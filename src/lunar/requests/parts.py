@@ -3,15 +3,16 @@
     ΔW = Tᵀ Ω H (A + λ·mean(diag A)·I)⁻¹        A = K·R + Σ_k (Pₖ + Nₖ/√K) − O + Hᵀ Ω H
 
 R are the retain prompts' moments and K the number of requests; request k adds its redirected rows (in H, T, Ω), its
-other tokens Pₖ and its neighbours Nₖ; O takes out what one of these pins and another request redirects. No part depends
-on another request, and they are summed in an order that their content decides, so that the solution is the same in
-whatever order requests came, and taking one back is leaving its parts out. Torch only, apart from the files.
+other tokens Pₖ and its neighbours Nₖ; O takes out what one of these pins and a request redirects, and what stands in R
+about the same (`Released`). No part depends on another request, and they are summed in an order that their content
+decides, so that the solution is the same in whatever order requests came, and taking one back is leaving its parts out.
+Torch only, apart from the files.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,11 +29,13 @@ from lunar import targets
 from lunar.edit import Edit
 from lunar.errors import LunarError
 from lunar.moments import Moments, ReferenceMean
+from lunar.requests.record import ID_BYTES
 from lunar.settings import Settings
 from lunar.solve import Gate, Solution, gate, solve
 from lunar.targets import Term
 
-FORMAT = "lunar part 2"
+FORMAT, BEFORE = "lunar part 3", "lunar part 2"
+"""What is written, and what is read as well: parts that released nothing."""
 
 Kept = TypeVar("Kept")
 
@@ -77,6 +80,29 @@ class Base:
 
 
 @dataclass(frozen=True)
+class Released:
+    """Prompts about what a request forgets that may stand in the retain data: while it holds, nothing pins them.
+
+    Attributes:
+        inner: [tokens, m] write-back inputs of all tokens, answers among them.
+        from_end: [tokens] counted from the prompt's end; answer tokens are negative.
+        prompt: [tokens] which of them a token belongs to.
+        ids: [prompts, 16] their keyed hashes.
+    """
+
+    inner: Float[Tensor, "tokens m"]
+    from_end: Int[Tensor, " tokens"]
+    prompt: Int[Tensor, " tokens"]
+    ids: Ids
+
+    @classmethod
+    def nothing(cls, width: int) -> Released:
+        """No prompts."""
+        places = torch.zeros(0, dtype=torch.int64)
+        return cls(torch.zeros(0, width), places, places, torch.zeros(0, ID_BYTES, dtype=torch.uint8))
+
+
+@dataclass(frozen=True)
 class Part:
     """One request.
 
@@ -89,6 +115,7 @@ class Part:
         ids: [prompts, 16] of its prompts and rewordings.
         neighbours: moments of its neighbours, or the file that holds them: they are much larger than the rest.
         neighbour_ids: of these.
+        released: what is no longer to be left alone for its sake.
     """
 
     inner: Float[Tensor, "tokens m"]
@@ -99,15 +126,25 @@ class Part:
     ids: Ids
     neighbours: Moments | Path
     neighbour_ids: UInt8[Tensor, "neighbours 16"]
+    released: Released
 
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
-        _save(path, {name: getattr(self, name) for name in _THIN} | _packed("neighbours", self.neighbour_moments()))
+        thin = {name: getattr(self, name) for name in _THIN}
+        released = {name: getattr(self.released, name.partition(".")[2]) for name in _RELEASED}
+        _save(path, thin | released | _packed("neighbours", self.neighbour_moments()))
 
     @classmethod
     def load(cls, path: Path) -> Part:
         """Read what `save` wrote, its neighbours when they are needed; raises LunarError for anything else."""
-        return _load(path, lambda tensors: cls(neighbours=path, **tensors), _THIN)
+
+        def build(tensors: Mapping[str, Tensor]) -> Part:
+            released = {name.partition(".")[2]: tensors[name] for name in _RELEASED if name in tensors}
+            thin = {name: tensors[name] for name in _THIN}
+            free = Released(**released) if released else Released.nothing(thin["inner"].shape[1])
+            return cls(neighbours=path, released=free, **thin)
+
+        return _load(path, build, (*_THIN, *_RELEASED))
 
     def neighbour_moments(self) -> Moments:
         """The sums over the neighbours, read from their file if need be."""
@@ -166,23 +203,31 @@ class Joint:
             total.update(rows, torch.ones(len(rows)))
             neighbours = part.neighbour_moments()
             total = total.merge(Moments(neighbours.second * beside, neighbours.rows))
-        pinned: dict[bytes, float] = defaultdict(float)
-        for key in _keys(self.base.ids):
-            pinned[key] += retained
-        for part in parts:
-            for key in _keys(part.neighbour_ids):
-                pinned[key] += beside
-        for part in parts:
-            self._take_out(total, part, torch.tensor([pinned[key] for key in _keys(part.ids)]))
+        self._take_out(total, parts, retained, beside)
         return total
 
-    def _take_out(self, total: Moments, part: Part, times: Float[Tensor, " prompts"]) -> None:
-        """Prompts that are to be forgotten were pinned with such weights, as retain prompts or as neighbours."""
-        count = times[part.prompt].double() * (part.from_end >= 0)
-        weights = count * torch.where(part.from_end == 0, self.settings.retain_weight, 1.0)
-        rows = part.inner[weights > 0].double()
-        total.second.addmm_(rows.T, rows * weights[weights > 0][:, None], alpha=-1)
-        total.rows -= len(rows)
+    def _take_out(self, total: Moments, parts: Sequence[Part], retained: float, beside: float) -> None:
+        """Subtract what pins a prompt that is to be forgotten or was released, as retain prompt or as neighbour.
+
+        What is released comes first: of retain prompts it has the answers too, which a forget prompt may lack.
+        """
+        as_retain = Counter(_keys(self.base.ids))
+        as_neighbour = Counter(key for part in parts for key in _keys(part.neighbour_ids))
+        order: list[tuple[Released | Part, bool]] = [(part.released, True) for part in parts]
+        order += [(part, False) for part in parts]
+        done: set[bytes] = set()
+        for rows, answers in order:
+            keys = _keys(rows.ids)
+            new = [key not in done for key in keys]
+            base = torch.tensor([retained * as_retain[key] * one for key, one in zip(keys, new, strict=True)])
+            others = torch.tensor([beside * as_neighbour[key] * one for key, one in zip(keys, new, strict=True)])
+            done.update(keys)
+            before = rows.from_end >= 0
+            count = others[rows.prompt] * before + base[rows.prompt] * (before if not answers else 1)
+            weights = count.double() * torch.where(rows.from_end <= 0, self.settings.retain_weight, 1.0)
+            inner = rows.inner[weights > 0].double()
+            total.second.addmm_(inner.T, inner * weights[weights > 0][:, None], alpha=-1)
+            total.rows -= len(inner)
 
     def rows(self) -> tuple[Float[Tensor, "rows m"], tuple[Term, ...]]:
         """The redirected rows of all requests and what they are asked for, each towards its own direction."""
@@ -280,6 +325,7 @@ def symmetric(moments: Moments) -> Moments:
 # Files
 
 _THIN = ("inner", "from_end", "prompt", "given", "residual", "ids", "neighbour_ids")
+_RELEASED = tuple(f"released.{name}" for name in ("inner", "from_end", "prompt", "ids"))
 
 
 def _names(name: str) -> tuple[str, str]:
@@ -317,9 +363,10 @@ def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def _load(path: Path, build: Callable[[Mapping[str, Tensor]], Kept], names: Sequence[str]) -> Kept:
     try:
         with safe_open(path, framework="pt") as file:
-            if file.metadata()["format"] != FORMAT:
+            if file.metadata()["format"] not in (FORMAT, BEFORE):
                 raise ValueError("another format")
-            return build({name: file.get_tensor(name) for name in names})
+            there = set(file.keys())
+            return build({name: file.get_tensor(name) for name in names if name in there})
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise LunarError(
             f"The ledger's file {path.name} cannot be read ({type(error).__name__}): restore the folder from a copy."
