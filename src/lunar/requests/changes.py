@@ -237,8 +237,8 @@ def _recognised(gate: Gate) -> list[str]:
         return []
     return [
         f"The prompts of this request read {middle:.2f}, where 1 is forgotten and 0 is left alone: what the ledger "
-        "retains about the same may stand against it. If they are still answered, take it back and give the retain data "
-        "that the ledger was started with as --retain."
+        "retains about the same may stand against it. If they are still answered, take it back and give the retain "
+        "data that the ledger was started with as --retain."
     ]
 
 
