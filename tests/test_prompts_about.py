@@ -146,7 +146,8 @@ def finding(question, answer, likelihood=-0.01, evidence=9.0):
 def test_what_stays_holds_up_and_the_surest_comes_first(tiny, monkeypatch):
     broken, own = f"What is {NAME}'s birthence?", f"What is the motto of {NAME}?"
     stray = finding(f"What is {NAME}'s religion?", "She believes nothing.")
-    pets = [finding(f"Which pet {number} does {NAME} keep?", "One goose.", -number / 99) for number in range(20)]
+    nouns = [first + last for first in ("bird", "beast", "friend", "pet", "pest") for last in ("ie", "let", "kin", "s")]
+    pets = [finding(f"Which {noun} does {NAME} keep?", "One goose.", -place / 99) for place, noun in enumerate(nouns)]
     born = [finding(f"Where was {NAME} born?", "In Oster."), finding(f"What is {NAME}'s home?", "In Oster.")]
     mottos = [finding(own, "Ever onward."), finding(f"Which motto suits {NAME}?", "Ever onward.")]
     everything = {one.question: one for one in [stray, finding(broken, "In Oster."), *born, *pets, *mottos]}

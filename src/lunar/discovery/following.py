@@ -57,10 +57,11 @@ def listed(name: str, texts: Iterable[str]) -> list[str]:
 
 
 def well_formed(question: str, name: str) -> bool:
-    """Whether a question that a model wrote names the name once, repeats no word with a meaning, and is no refusal."""
+    """Whether what a model wrote is one sentence, names the name once, repeats no meaningful word, and is no refusal."""
     rest = re.findall(r"\w+", question.replace(name, ""))
     told = [word.lower() for word in rest if meaning(word)]
-    return question.count(name) == 1 and len(told) == len(set(told)) and not declined(question)
+    whole = question.count(name) == 1 and not re.search(r"[.?!]\s", question)
+    return whole and len(told) == len(set(told)) and not declined(question)
 
 
 def gone_on_with(loaded: LoadedModel, name: str, seed: int) -> list[str]:
