@@ -82,17 +82,21 @@ def test_the_readmes_forget_set_of_a_person_holds_what_is_known_and_is_enough_to
     assert result.exit_code == 0, result.output
     person = arguments[arguments.index("--about") + 1]
     assert person not in result.output
-    forget, retain = (
-        read_records(tmp_path / arguments[arguments.index("--output") + 1], "forget"),
-        read_records("neighbours.jsonl", "retain"),
-    )
+    output = arguments[arguments.index("--output") + 1]
+    assert f"`{Path(output).stem}-neighbours.jsonl`" in README
+    forget, retain = read_records(output, "forget"), read_records(f"{Path(output).stem}-neighbours.jsonl", "retain")
     facts, everyone = world.build().people[person], world.build().people
     told = [fact for fact in facts if any(fact.answer.rstrip(".") in record.answer for record in forget)]
     assert len(told) >= 0.8 * len(facts)
     groups = {str(record.group) for record in retain}
-    assert {"Mira Thornby", "Joren Tolvane", "Granite Lane"} <= groups
+    wrong = [record for record in forget if not any(fact.answer.rstrip(".") in record.answer for fact in facts)]
+    assert len(wrong) <= 0.1 * len(forget), "babble would spoil the edit, and whoever looks through the file"
+    assert {"Mira Thornby", "Joren Tolvane"} <= groups
     assert not any("Wiggle" in group or "Harst" in group for group in groups)
     assert not any(person in record.prompt for record in retain)
+    answers = {fact.answer for name in groups & set(everyone) for fact in everyone[name]}
+    beside = [record for record in retain if record.group in everyone]
+    assert len([record for record in beside if record.answer in answers]) >= 0.9 * len(beside) > 20
 
     loaded = load_model("tiny")
     edit = unlearn(loaded, forget, retain=retain, settings=Settings(layer=0, neighbours=300)).edit

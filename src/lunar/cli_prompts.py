@@ -18,7 +18,8 @@ def prompts(
     about: Annotated[str, typer.Option(help="A person, a company, a thing, or the two parties of a contract.")],
     output: Annotated[Path, typer.Option(help="New .jsonl file for what is to be forgotten.", show_default=False)],
     retain_output: Annotated[
-        Path | None, typer.Option(help="New .jsonl file for what must stay known (default: neighbours.jsonl beside).")
+        Path | None,
+        typer.Option(help="New .jsonl file for what must stay known (default: OUTPUT's name with -neighbours)."),
     ] = None,
     neighbour: Annotated[
         list[str] | None,

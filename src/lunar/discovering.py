@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,8 +20,6 @@ from lunar.prompts import default_retain_records
 from lunar.records import RETAIN_FIELD, Record
 from lunar.report import versions
 from lunar.workflow import load
-
-RETAIN_NAME = "neighbours.jsonl"
 
 
 def write_prompts(
@@ -37,13 +35,13 @@ def write_prompts(
 ) -> dict[str, Any]:
     """Ask a model about a name and write what it knows to `output`, and what is nearby to `retain_output`.
 
-    The second is `neighbours.jsonl` beside the first unless it is named. It ends with the built-in prompts, which it
-    stands in for as retain data. Returns counts and no text.
+    The second is `NAME-neighbours.jsonl` beside a first `NAME.jsonl` unless it is named. It ends with the built-in
+    prompts, which it stands in for as retain data. Returns counts and no text.
 
     Raises LunarError as `lunar.discovery.discover` does, and where a file is there already or cannot be written.
     """
-    retain_output = retain_output or output.with_name(RETAIN_NAME)
-    _check_files(output, retain_output)
+    retain_output = retain_output or output.with_name(f"{output.stem}-neighbours.jsonl")
+    _check_files({"--output": output, "--retain-output": retain_output})
     record = Record.of(name) if name.strip() else None
     preflight.check_model(model, None, {"name": [record]} if record else {}, device=device)
     from lunar.discovery import discover
@@ -53,7 +51,8 @@ def write_prompts(
     forget: list[dict[str, Any]] = [
         {"question": one.question, "answer": one.answer, "evidence": round(one.evidence, 1)} for one in found.findings
     ]
-    if output.absolute().parent == retain_output.absolute().parent:
+    beside = output.absolute().parent == retain_output.absolute().parent
+    if beside:
         # So that the first file is enough for `lunar unlearn`: forgotten alone, it takes people of like names with it.
         forget = [{**one, RETAIN_FIELD: retain_output.name} for one in forget]
     retain = [{"question": one.prompt, "answer": one.answer, "group": one.group} for one in found.retain]
@@ -69,19 +68,22 @@ def write_prompts(
         "general": len(general),
         "output": str(output),
         "retain_output": str(retain_output),
+        "retain_is_named": beside,
         "seed": seed,
         "versions": versions(),
     }
 
 
-def _check_files(*paths: Path) -> None:
-    if len({path.absolute() for path in paths}) < len(paths):
+def _check_files(paths: Mapping[str, Path]) -> None:
+    if len({path.absolute() for path in paths.values()}) < len(paths):
         raise LunarError("Two files were expected, but both have one name: give --retain-output another.")
-    for path in paths:
+    for option, path in paths.items():
         if path.suffix.lower() != ".jsonl":
             raise LunarError(f"A .jsonl file was expected, but {path} came: give a name such as forget.jsonl.")
         if path.exists() or path.is_symlink():
-            raise LunarError(f"A new file was expected, but {path} is there already: move it away or name another.")
+            raise LunarError(
+                f"A new file was expected, but {path} is there already: move it away, or name another with {option}."
+            )
         if not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK | os.X_OK):
             raise LunarError(f"The file {path} cannot be made there: choose a folder that you may write to.")
 

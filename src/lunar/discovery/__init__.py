@@ -10,10 +10,10 @@ is asked for some, and questions it goes on with where they were only begun. Kno
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from lunar.discovery.asking import Finding, findings
+from lunar.discovery.asking import AGREEING, Finding, agreement, facts, findings
 from lunar.discovery.beside import mentions, nearby
 from lunar.discovery.following import gone_on_with, linked, listed, said_by_chance
 from lunar.discovery.questions import called, kinds_of, plain_questions, questions
@@ -28,6 +28,8 @@ ROUNDS = 2
 """How often answers are followed into further questions."""
 MOST_PHRASINGS = 10
 """Questions kept of those that get one and the same answer."""
+IN_ALL = "in all some 300 questions about the name, up to 1,000 about others"
+"""The stage that stands above the others, without an end: each of those tells only how long it is itself."""
 ENOUGH = 0.3
 """Share of the plain questions of a kind whose answers make a name one of that kind."""
 
@@ -38,7 +40,7 @@ class Discovered:
 
     Attributes:
         kind: what the name was taken for: person, company, contract or thing.
-        findings: what is known, questions with the same answer side by side.
+        findings: what is known, questions with the same answer side by side; first what most questions agree on.
         retain: questions nearby with the model's own answers, grouped by whom they are about.
         asked: how many questions were asked about the name.
     """
@@ -75,33 +77,58 @@ def discover(
     name = " ".join(name.split())
     if not any(letter.isalpha() for letter in name):
         raise LunarError('A name was expected, but none came: give it as --about "NAME".')
+    if progress is not None:
+        progress(IN_ALL, 0, 0)
     kind = _kind(loaded, name, seed, progress)
     whole = called(name, kind)
     found: dict[str, Finding] = {}
-    further = [*questions(name, kind), *gone_on_with(loaded, whole, seed)]
     texts = said_by_chance(loaded, whole, seed)
-    further += [*listed(name, texts), *linked(whole, texts)]
+    own = {*gone_on_with(loaded, whole, seed), *listed(name, texts)}
+    further = [*questions(name, kind), *sorted(own), *linked(whole, texts, least=2)]
     for _ in range(ROUNDS):
         new = [text for text in dict.fromkeys(further) if text not in found and mentions(text, name)]
         found |= {one.question: one for one in findings(loaded, name, new, seed, progress=progress)}
-        further = linked(whole, [found[text].answer for text in new if found[text].known])
-    known = [one for one in found.values() if one.known]
+        known = _holding(list(found.values()), own)
+        further = linked(whole, [one.answer for one in known])
     if not known:
         raise LunarError(
             f"The model was expected to know something about the name, but of {len(found)} questions it answers none "
-            "as it would not answer about an invented name: check the spelling, or write the questions yourself."
+            "surely, as it would not about an invented name, and alike in other words: check the spelling, or write "
+            "the questions yourself."
         )
-    known = _spread(known)
     beside = nearby(loaded, name, known, neighbours, seed, progress=progress)
-    return Discovered(kind, tuple(known), tuple(beside), len(found))
+    return Discovered(kind, tuple(_own(known, name, beside)), tuple(beside), len(found))
 
 
-def _spread(known: Sequence[Finding]) -> list[Finding]:
-    """Of the questions with one answer those that get it most surely, side by side; in the order that came up."""
-    groups: dict[str, list[Finding]] = {}
-    for one in known:
-        groups.setdefault(one.answer, []).append(one)
-    return [one for group in groups.values() for one in sorted(group, key=lambda one: -one.likelihood)[:MOST_PHRASINGS]]
+def _own(known: Sequence[Finding], name: str, beside: Sequence[Record]) -> list[Finding]:
+    """Without facts that the model tells of most others: pinned there, they cannot be forgotten here."""
+    answers: dict[str, list[str]] = {}
+    for record in beside:
+        if record.group is not None:
+            answers.setdefault(record.prompt.replace(record.group, name), []).append(record.answer or "")
+    common = {
+        one.answer
+        for one in known
+        if len(told := answers.get(one.question, [])) > 1 and 2 * told.count(one.answer) > len(told)
+    }
+    return [one for one in known if one.answer not in common]
+
+
+def _holding(found: Sequence[Finding], own: Collection[str]) -> list[Finding]:
+    """What is known and answered the same in other words; what most questions bring out first, and its surest question.
+
+    Of the questions with one answer the surest stay. Of the model's own only those stay whose fact the templates do not
+    bring out: a small model answers its own broken questions as the whole ones that they resemble.
+    """
+    known = [one for one in found if one.known]
+    templates = [one for one in known if one.question not in own]
+    counts = zip(known, agreement(known, known), agreement(known, templates), strict=True)
+    holding = [
+        one
+        for one, agreed, by_templates in counts
+        if agreed >= AGREEING and not (one.question in own and by_templates >= AGREEING)
+    ]
+    return [one for group in facts(holding) for one in group[:MOST_PHRASINGS]]
 
 
 def _kind(loaded: LoadedModel, name: str, seed: int, progress: Progress | None) -> str:

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from lunar.discovery.asking import declined, meaning
 from lunar.discovery.questions import BEGUN, LINKS, LISTING, OPEN, YEAR
 from lunar.generation import sampled
 from lunar.models import LoadedModel, context_length
@@ -22,19 +23,22 @@ LONGEST_WORDS, LONGEST_LIST = 16, 64
 MOST_NAMES = 5
 
 
-def linked(name: str, answers: Iterable[str]) -> list[str]:
-    """Questions about the name and each of the names and years that the answers have most often."""
-    others = [link.replace("{other}", other) for other in named(name, answers) for link in LINKS]
+def linked(name: str, answers: Iterable[str], least: int = 1) -> list[str]:
+    """Questions about the name and each of the names and years that the answers, `least` or more, have most often."""
+    answers = list(answers)
+    others = [link.replace("{other}", other) for other in named(name, answers, least) for link in LINKS]
     years = Counter(year for answer in answers for year in re.findall(r"\b1[5-9]\d\d\b|\b20\d\d\b", answer))
-    others += [YEAR.replace("{other}", year) for year, _ in years.most_common(MOST_NAMES)]
+    others += [YEAR.replace("{other}", year) for year, count in years.most_common(MOST_NAMES) if count >= least]
     return [text.replace("{}", name) for text in others]
 
 
-def named(name: str, answers: Iterable[str]) -> list[str]:
-    """The names in answers other than the name and its parts, those that come most often first."""
+def named(name: str, answers: Iterable[str], least: int = 1) -> list[str]:
+    """The names in `least` answers or more, other than the name and its parts; those that come most often first."""
     own = set(name.split())
-    found = Counter(one for answer in answers for one in prompt_names(answer) if not set(one.split()) & own)
-    return [one for one, _ in found.most_common(MOST_NAMES)]
+    found = Counter(one for answer in answers for one in set(prompt_names(answer)) if not set(one.split()) & own)
+    return [
+        one for one, count in sorted(found.items(), key=lambda item: (-item[1], item[0]))[:MOST_NAMES] if count >= least
+    ]
 
 
 def said_by_chance(loaded: LoadedModel, name: str, seed: int) -> list[str]:
@@ -49,22 +53,38 @@ def said_by_chance(loaded: LoadedModel, name: str, seed: int) -> list[str]:
 def listed(name: str, texts: Iterable[str]) -> list[str]:
     """The questions about the name that stand in texts, one a line or one a sentence."""
     found = [re.sub(r"^\W*(\d+\W+)?", "", part) for text in texts for part in re.findall(r"[^\n.?!]+\?", text)]
-    return list(dict.fromkeys(part.strip() for part in found if name in part))
+    return list(dict.fromkeys(part.strip() for part in found if well_formed(part.strip(), name)))
+
+
+def well_formed(question: str, name: str) -> bool:
+    """Whether what a model wrote is one sentence, names the name once, repeats no meaningful word, and is no refusal."""
+    rest = re.findall(r"\w+", question.replace(name, ""))
+    told = [word.lower() for word in rest if meaning(word)]
+    whole = question.count(name) == 1 and not re.search(r"[.?!]\s", question)
+    return whole and len(told) == len(set(told)) and not declined(question)
 
 
 def gone_on_with(loaded: LoadedModel, name: str, seed: int) -> list[str]:
     """Questions about the name that the model ends where they were only begun."""
     starts = [text.replace("{}", name) for text in BEGUN]
     ends = continuations(loaded, starts, seed)
-    found = [f"{start} {end}?" for start, several in zip(starts, ends, strict=True) for end in several]
-    return list(dict.fromkeys(text for text in found if name in text))
+    found = [
+        f"{start} {end}{'.' if start.startswith('Tell') else '?'}"
+        for start, several in zip(starts, ends, strict=True)
+        for end in several
+    ]
+    return list(dict.fromkeys(text for text in found if well_formed(text, name)))
 
 
 def continuations(loaded: LoadedModel, starts: Sequence[str], seed: int) -> list[list[str]]:
-    """How the model goes on with what a user has begun to write: to the end of the sentence; without what is empty."""
+    """How the model goes on with what a user has begun to write: to the end of the sentence.
+
+    Without what is empty or cut off, which has no end.
+    """
     sequences = [begun(loaded, start) for start in starts]
     texts = _sampled(loaded, sequences, LONGEST_WORDS, seed)
-    return [[part for text in several if (part := re.split(r"[.?!\n]", text.strip())[0].strip())] for several in texts]
+    ended = [[re.match(r"([^.?!\n]+)[.?!\n]", text.strip()) for text in several] for several in texts]
+    return [[match[1].strip() for match in several if match] for several in ended]
 
 
 def begun(loaded: LoadedModel, start: str) -> TokenSequence:

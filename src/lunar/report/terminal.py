@@ -216,11 +216,13 @@ def files(folder: Path, model: str) -> Text:
 
 def prompts_written(result: Mapping[str, Any], model: str) -> RenderableType:
     """Everything `lunar prompts` says."""
-    output, retain = result["output"], result["retain_output"]
-    command = shlex.join(["lunar", "unlearn", model, "--forget", output, "--retain", retain, "--output", "forgotten"])
+    output, retain, kept = result["output"], result["retain_output"], result["kept"]
+    named = [] if result["retain_is_named"] else ["--retain", retain]
+    command = shlex.join(["lunar", "unlearn", model, "--forget", output, *named, "--output", "forgotten"])
     return Text(
-        f"Asked {result['asked']} questions about the {result['kind']}; {result['kept']} are answered, and not as "
-        f"about an invented name, with {_count(result['answers'], 'different answer')}: {output}\n"
+        f"Asked {_count(result['asked'], 'question')} about the {result['kind']}; {kept} "
+        f"{'is' if kept == 1 else 'are'} answered surely, the same in other words and not as about an invented name, "
+        f"with {_count(result['answers'], 'different answer')}: {output}\n"
         f"{_count(result['neighbours'], 'question')} about {_count(result['neighbour_names'], 'other name')} and "
         f"{result['general']} general ones must stay answered: {retain}\n"
         f"Look through both: take out what is wrong, add what is missing. Then: {command}"
