@@ -24,11 +24,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from lunar import Ledger, Record, Settings, answer_records, load_model
 from lunar.checkpoints import find_checkpoint
 from lunar.errors import LunarError
-from lunar.preflight import check_peft
 from lunar.export.ledger import export_adapter
 from lunar.metrics import mean
 from lunar.metrics.rouge import rouge1
 from lunar.models import LoadedModel
+from lunar.preflight import check_peft
 from lunar.tiny import world
 
 

@@ -57,7 +57,7 @@ def listed(name: str, texts: Iterable[str]) -> list[str]:
 
 
 def well_formed(question: str, name: str) -> bool:
-    """Whether what a model wrote is one sentence, names the name once, repeats no word of meaning, and is no refusal."""
+    """Whether what a model wrote is one sentence, names the name once, repeats no word of meaning and is no refusal."""
     rest = re.findall(r"\w+", question.replace(name, ""))
     told = [word.lower() for word in rest if meaning(word)]
     whole = question.count(name) == 1 and not re.search(r"[.?!]\s", question)
