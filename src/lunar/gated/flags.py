@@ -192,7 +192,7 @@ def one_sided(
     vectors = torch.zeros_like(known)
     for _ in range(sweeps):
         reading = single @ vectors.float()
-        off = reading - wanted(reading)
+        off = (reading - wanted(reading)).float()
         places = off.any(1)
         pull = single[places].T @ (each_weight[places] * off[places])
         vectors = vectors - torch.cholesky_solve(two_sided @ vectors - known + pull, factor)
