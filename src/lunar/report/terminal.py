@@ -150,8 +150,9 @@ def added(report: Mapping[str, Any], folder: Path) -> RenderableType:
         )
     if report["neighbour_names"] == "invented":
         lines.append(
-            "The names in those are invented, as the retain file that the ledger was started with is not where it was "
-            "or has changed; --retain FILE gives names."
+            "The names in those are invented, as the retain file that the ledger was started with is not where it was, "
+            "has changed, or holds no other names. If this was about somebody in it, they may still be answered in its "
+            "words: --retain FILE gives it."
         )
     lines += [*report["warnings"], *stale_exports(report["stale_exports"], len(report["requests"]))]
     held = [Text(line) for lines in earlier(report) for line in lines]
