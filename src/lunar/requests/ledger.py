@@ -112,8 +112,8 @@ class Ledger:
         """Add a request; see `lunar.requests.changes.add`.
 
         `names_from` are the records that the ledger was started with as `retain`; those about the same as the request
-        are let go. Without them nothing is, and names come from the built-in prompts where the ledger retains these, else
-        they are invented.
+        are let go. Without them nothing is, and names come from the built-in prompts where the ledger retains these,
+        else they are invented.
         """
         with self.locked():
             change = changes.add(
