@@ -145,7 +145,9 @@ def test_what_changes_nearby_is_counted_and_shown(loaded, ledger):  # noqa: F811
 
 
 def test_a_name_becomes_questions_and_their_neighbours(actions, loaded, monkeypatch):  # noqa: F811
-    found = Discovered("person", (Finding(SECOND[0], "word1", 9.0, 0.0),), (Record.of(RETAIN[0], "word2"),), 5)
+    words = frozenset({"word1"})
+    finding = Finding(SECOND[0], "word1", -0.1, words, words, 1, 9.0)
+    found = Discovered("person", (finding,), (Record.of(RETAIN[0], "word2"),), 5)
     monkeypatch.setattr("lunar.chat.draft.discover", lambda loaded, name, progress: found)
     assert candidates(loaded, "Ada", silent) == ([SECOND[0]], [Record.of(RETAIN[0], "word2")])
     assert actions.candidates(" Ada ", silent) == SECOND[0]
