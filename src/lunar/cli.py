@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -30,6 +30,10 @@ from lunar import cli_attack, cli_chat, cli_compare, cli_doctor, cli_prompts, cl
 from lunar.errors import LunarError
 from lunar.options import Device, Groups, Json, Model, Quiet, ShowForget, print_json, retain_beside, stages
 from lunar.settings import Settings, preferred
+
+if TYPE_CHECKING:
+    from lunar.recipe import Recipe
+    from lunar.workflow import Outcome
 
 
 class _Group(TyperGroup):
@@ -162,7 +166,7 @@ def unlearn(
 
     Given such a folder instead of a model, the prompts become one more request in it.
     """
-    from lunar.recipe import Recipe, read_recipe
+    from lunar.recipe import Recipe
     from lunar.report import check_output
     from lunar.requests.store import is_ledger
     from lunar.workflow import unlearn_files
@@ -202,17 +206,14 @@ def unlearn(
         target = preferred(prefer, target)
     asked = {"target": target, "layer": _layer(layer), "strength": strength, "ridge": ridge, "seed": seed}
     knobs: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    groups = tuple(forget_group or ())
     if recipe is not None:
         others = {"model": model, "forget": forget, "retain": retain, "reference": reference, "group": forget_group}
         _refuse_beside_recipe([*(name for name, value in others.items() if value), *knobs])
-        wanted, made_with = read_recipe(recipe)
-        _warn_of_versions(made_with, silent=quiet)
-        if not quiet:
-            cli_requests.warn_of_requests(recipe)
+        wanted = _again(recipe, silent=quiet)
     elif model is None or forget is None:
         raise typer.BadParameter(f"Missing {'argument MODEL' if model is None else 'option --forget'}.")
     else:
-        groups = tuple(forget_group or ())
         if retain is None:
             retain = retain_beside(forget, groups, silent=as_json or quiet)
         wanted = Recipe(model, forget, retain, reference or Recipe.reference, groups, Settings(**knobs))
@@ -226,18 +227,8 @@ def unlearn(
             device=device,
             progress=progress,
         )
-    if outcome is None:  # the first of several processes says what came of it
-        return
-    if outcome.report["scores"]["forget"]["rouge1"]["before"] is None and not (as_json or quiet):
-        typer.echo("The forget prompts have no answers, so ROUGE-1 was not measured for them.", err=True)
-    if as_json:
-        print_json({**outcome.report, "output": str(output)})
-    elif quiet:
-        typer.echo(output)
-    else:
-        from lunar.report import terminal
-
-        terminal.show(terminal.unlearned(outcome.report, outcome.folder, wanted.model))
+    if outcome is not None:  # of several processes the first says what came of it
+        _say_unlearned(outcome, wanted.model, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -323,6 +314,31 @@ def ask(
         from lunar.report import terminal
 
         terminal.show(terminal.side_by_side(question, before, after))
+
+
+def _again(recipe: Path, *, silent: bool) -> Recipe:
+    """A recipe that was written before, and warnings of what may have changed since."""
+    from lunar.recipe import read_recipe
+
+    wanted, made_with = read_recipe(recipe)
+    _warn_of_versions(made_with, silent=silent)
+    if not silent:
+        cli_requests.warn_of_requests(recipe)
+    return wanted
+
+
+def _say_unlearned(outcome: Outcome, model: str, *, as_json: bool, quiet: bool) -> None:
+    """What `unlearn` did, for people, for machines, or only where it is."""
+    if outcome.report["scores"]["forget"]["rouge1"]["before"] is None and not (as_json or quiet):
+        typer.echo("The forget prompts have no answers, so ROUGE-1 was not measured for them.", err=True)
+    if as_json:
+        print_json({**outcome.report, "output": str(outcome.folder)})
+    elif quiet:
+        typer.echo(outcome.folder)
+    else:
+        from lunar.report import terminal
+
+        terminal.show(terminal.unlearned(outcome.report, outcome.folder, model))
 
 
 def _opened(model: str, edit: Path | None) -> tuple[str, Path | None]:

@@ -28,8 +28,6 @@ INVENTED = 2
 """Names that every answer is tried on, beside the one that was asked about."""
 LEAST_EVIDENCE = math.log(10)
 """Nats; an answer that is not even ten times likelier than about an invented name says nothing about this one."""
-
-
 SURE_WORDS = 0.75
 """Share of an answer's words that the model must be sure of. Babble is put together from unlikely pieces; what is known
 need not be said in certain words, but its own words are certain."""
@@ -39,6 +37,7 @@ SHARED = 0.75
 """Share of the words of the shorter of two answers that both say surely where they say the same."""
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?")
+_NAMED = re.compile(r"(?<!^)\b[A-Z0-9]\w*")
 _FUNCTION_WORDS = frozenset(
     """a about am an and are as at be been being but by can could did do does for from had has have he her hers him his
     how i if in into is it its me my no not of on or our she so some tell than that the their them there these they this
@@ -117,9 +116,6 @@ def facts(known: Iterable[Some]) -> list[list[Some]]:
         else:
             group.append(one)
     return sorted(groups, key=lambda group: -len(group))
-
-
-_NAMED = re.compile(r"(?<!^)\b[A-Z0-9]\w*")
 
 
 def _wording(question: str) -> frozenset[str]:

@@ -130,6 +130,6 @@ def holding(number: int) -> str:
     return f"{count(number, 'request') if number else 'no request'} {'hold' if number > 1 else 'holds'}"
 
 
-def count(amount: int, noun: str) -> str:
+def count(amount: int, noun: str, plural: str | None = None) -> str:
     """So many of a thing."""
-    return f"{amount} {noun}{'' if amount == 1 else 's'}"
+    return f"{amount} {noun if amount == 1 else plural or noun + 's'}"

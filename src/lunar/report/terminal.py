@@ -11,6 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lunar.report.elements import count
 from lunar.report.narrow import fitting
 from lunar.report.sentences import earlier
 
@@ -32,8 +33,8 @@ def scores_table(report: Mapping[str, Any]) -> Table:
         values = [_change(scores[metric]) for metric in _METRICS]
         asked = report["questions"][split]
         known = report.get("known_answers", {}).get(split, asked)
-        count = f"{asked} ({known} known)" if 0 < known < asked else str(asked)
-        table.add_row(split.replace("_", " "), count, *values)
+        shown = f"{asked} ({known} known)" if 0 < known < asked else str(asked)
+        table.add_row(split.replace("_", " "), shown, *values)
     return table
 
 
@@ -60,9 +61,9 @@ def unlearned(report: Mapping[str, Any], folder: Path, model: str) -> Renderable
         "forgotten spares more."
     )
     lines = [
-        f"Forgot {_count(counts['forget_prompts'], 'prompt')}, retained {retained} and "
+        f"Forgot {count(counts['forget_prompts'], 'prompt')}, retained {retained} and "
         f"{counts['neighbour_prompts']} like the forgotten ones about other names, towards the answers to "
-        f"{_count(counts['reference_prompts'], 'reference prompt')}.",
+        f"{count(counts['reference_prompts'], 'reference prompt')}.",
         *([note] if built_in else []),
         f"Edited layer {matrix['layer']}, {matrix['module_name']} {matrix['shape']}, rank {matrix['rank']}, target "
         f"{report['settings']['target']}: {matrix['stored_numbers']} numbers.",
@@ -137,15 +138,15 @@ def added(report: Mapping[str, Any], folder: Path) -> RenderableType:
     undo = shlex.join(["lunar", "undo", str(folder), request["name"]])
     back = f"Take it back: {undo}" if request["kept"] else "It cannot be taken back: nothing else was kept of it."
     lines = [
-        f"Forgot {_count(counts['forget_prompts'], 'prompt')} more as {request['name']}, with "
+        f"Forgot {count(counts['forget_prompts'], 'prompt')} more as {request['name']}, with "
         f"{counts['neighbour_prompts']} like them about other names left alone; "
-        f"{_count(len(report['requests']), 'request')} in {folder} now.",
+        f"{count(len(report['requests']), 'request')} in {folder} now.",
         f"Edited {matrix['module_name']}, rank {matrix['rank']}: {matrix['stored_numbers']} numbers.",
         *_instead_of_mlp(matrix),
     ]
     if counts.get("released"):
         lines.append(
-            f"Until it is taken back, {_count(counts['released'], 'retain prompt')} that named the same "
+            f"Until it is taken back, {count(counts['released'], 'retain prompt')} that named the same "
             f"{_were(counts['released'])} let go."
         )
     if report["neighbour_names"] == "invented":
@@ -164,7 +165,7 @@ def stale_exports(stale: Mapping[str, int], requests: int) -> list[str]:
     if not stale:
         return []
     names = {"adapter": "adapter", "merged": "merged checkpoint"}
-    made = " and ".join(_count(number, names[kind]) for kind, number in stale.items())
+    made = " and ".join(count(number, names[kind]) for kind, number in stale.items())
     do = "export again what is in use" if requests else "use the original model instead, as no request holds"
     return [f"The ledger has another edit than when {made} {_were(sum(stale.values()))} exported: {do}."]
 
@@ -172,8 +173,8 @@ def stale_exports(stale: Mapping[str, int], requests: int) -> list[str]:
 def verified(result: Mapping[str, Any], ledger: Path, merged: Path | None) -> Text:
     """What `lunar verify` says where nothing was changed."""
     lines = [
-        f"{ledger} is as it was written: {_count(result['requests'], 'request')}, "
-        f"{_count(result['entries'], 'entry', 'entries')} in the record, the last {str(result['head'])[:12]}. "
+        f"{ledger} is as it was written: {count(result['requests'], 'request')}, "
+        f"{count(result['entries'], 'entry', 'entries')} in the record, the last {str(result['head'])[:12]}. "
         f"The model's files: {result['model']}."
     ]
     if merged is not None:
@@ -221,10 +222,10 @@ def prompts_written(result: Mapping[str, Any], model: str) -> RenderableType:
     named = [] if result["retain_is_named"] else ["--retain", retain]
     command = shlex.join(["lunar", "unlearn", model, "--forget", output, *named, "--output", "forgotten"])
     return Text(
-        f"Asked {_count(result['asked'], 'question')} about the {result['kind']}; {kept} "
+        f"Asked {count(result['asked'], 'question')} about the {result['kind']}; {kept} "
         f"{'is' if kept == 1 else 'are'} answered surely, the same in other words and not as about an invented name, "
-        f"with {_count(result['answers'], 'different answer')}: {output}\n"
-        f"{_count(result['neighbours'], 'question')} about {_count(result['neighbour_names'], 'other name')} and "
+        f"with {count(result['answers'], 'different answer')}: {output}\n"
+        f"{count(result['neighbours'], 'question')} about {count(result['neighbour_names'], 'other name')} and "
         f"{result['general']} general ones must stay answered: {retain}\n"
         f"Look through both: take out what is wrong, add what is missing. Then: {command}"
     )
@@ -266,10 +267,6 @@ def comparison_table(cells: Sequence[Mapping[str, Any]]) -> RenderableType:
 def _metric(scores: Mapping[str, Any], name: str) -> str:
     value = scores.get(name, {}).get("value")
     return "–" if value is None else f"{value:.3f}"
-
-
-def _count(number: int, noun: str, plural: str | None = None) -> str:
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def _were(number: int) -> str:

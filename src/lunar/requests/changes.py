@@ -117,7 +117,7 @@ def add(
     _check_model(state.shared, loaded, site)
     # Whoever is forgotten is no neighbour: neither this request's own prompts nor those of an earlier one.
     gone = state.joint.forgotten() | {prompt_id(state.key, record) for record in forget}
-    retained = {bytes(row) for row in state.joint.base.ids.numpy()}
+    retained = state.joint.retained()
     same = [one for one in about_the_same(forget, names_from) if prompt_id(state.key, one) in retained]
     free = {record.messages for record in same}
     others = [one for one in names_from if prompt_id(state.key, one) not in gone and one.messages not in free]

@@ -16,7 +16,8 @@ from lunar.collect import Work, measured, tail_of
 from lunar.models import Site
 from lunar.moments import Moments
 from lunar.records import Record
-from lunar.requests.parts import Base, Part, Released, symmetric
+from lunar.requests.packing import symmetric
+from lunar.requests.parts import Base, Part, Released
 from lunar.requests.record import ID_BYTES, prompt_id
 from lunar.rewordings import rewordings
 from lunar.settings import Settings

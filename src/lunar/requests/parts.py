@@ -13,34 +13,31 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lunar import targets
 from lunar.edit import Edit
-from lunar.errors import LunarError
 from lunar.moments import Moments, ReferenceMean
+from lunar.requests import packing
 from lunar.requests.record import ID_BYTES
 from lunar.settings import Settings
 from lunar.solve import Gate, Solution, gate, solve
 from lunar.targets import Term
 
-FORMAT, BEFORE = "lunar part 3", "lunar part 2"
-"""What is written, and what is read as well: parts that released nothing."""
-
-Kept = TypeVar("Kept")
-
 Ids = UInt8[Tensor, "prompts 16"]
 """Keyed hashes of prompts, a row each; see `lunar.requests.record`."""
+
+
+_THIN = ("inner", "from_end", "prompt", "given", "residual", "ids", "neighbour_ids")
+_RELEASED = tuple(f"released.{name}" for name in ("inner", "from_end", "prompt", "ids"))
+"""Tensors of a part in its file, beside its neighbours' sums."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class Base:
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
         tensors = {"total": self.mean.total, "count": self.mean.count, "ids": self.ids, "factor": self.factor}
-        _save(path, tensors | _packed("retain", self.moments))
+        packing.save(path, tensors | packing.packed("retain", self.moments))
 
     def arriving(self) -> Float[Tensor, " d"]:
         """The same factor for dividing by: infinite where nothing is written."""
@@ -74,9 +71,9 @@ class Base:
 
         def build(tensors: Mapping[str, Tensor]) -> Base:
             mean = ReferenceMean(tensors["total"], tensors["count"])
-            return cls(_unpacked("retain", tensors), mean, tensors["ids"], tensors["factor"])
+            return cls(packing.unpacked("retain", tensors), mean, tensors["ids"], tensors["factor"])
 
-        return _load(path, build, ("total", "count", "ids", "factor", *_names("retain")))
+        return packing.load(path, build, ("total", "count", "ids", "factor", *packing.names_of("retain")))
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ class Part:
         """Write one safetensors file."""
         thin = {name: getattr(self, name) for name in _THIN}
         released = {name: getattr(self.released, name.partition(".")[2]) for name in _RELEASED}
-        _save(path, thin | released | _packed("neighbours", self.neighbour_moments()))
+        packing.save(path, thin | released | packing.packed("neighbours", self.neighbour_moments()))
 
     @classmethod
     def load(cls, path: Path) -> Part:
@@ -144,13 +141,15 @@ class Part:
             free = Released(**released) if released else Released.nothing(thin["inner"].shape[1])
             return cls(neighbours=path, released=free, **thin)
 
-        return _load(path, build, (*_THIN, *_RELEASED))
+        return packing.load(path, build, (*_THIN, *_RELEASED))
 
     def neighbour_moments(self) -> Moments:
         """The sums over the neighbours, read from their file if need be."""
         if isinstance(self.neighbours, Moments):
             return self.neighbours
-        return _load(self.neighbours, lambda tensors: _unpacked("neighbours", tensors), _names("neighbours"))
+        return packing.load(
+            self.neighbours, lambda tensors: packing.unpacked("neighbours", tensors), packing.names_of("neighbours")
+        )
 
     def redirected(self, tail: int) -> Tensor:
         """[tokens] whether a token is redirected: the last `tail` of a prompt, and answers where they were taken."""
@@ -186,6 +185,10 @@ class Joint:
     def forgotten(self) -> set[bytes]:
         """Ids of the prompts of all requests, but for those of which nothing was kept."""
         return {key for part in self.parts.values() for key in _keys(part.ids)}
+
+    def retained(self) -> set[bytes]:
+        """Ids of the retain prompts."""
+        return set(_keys(self.base.ids))
 
     @cached_property
     def pinned(self) -> Moments:
@@ -316,58 +319,5 @@ def reach(part: Part, edit: Edit, base: Base, tail: int) -> Float[Tensor, " prom
     return moved @ direction / (direction @ direction)
 
 
-def symmetric(moments: Moments) -> Moments:
-    """The same sums with the lower triangle above the diagonal too, as they come back from a file."""
-    lower = torch.tril(moments.second)
-    return Moments(lower + torch.tril(lower, -1).T, moments.rows)
-
-
-# Files
-
-_THIN = ("inner", "from_end", "prompt", "given", "residual", "ids", "neighbour_ids")
-_RELEASED = tuple(f"released.{name}" for name in ("inner", "from_end", "prompt", "ids"))
-
-
-def _names(name: str) -> tuple[str, str]:
-    return f"{name}.triangle", f"{name}.rows"
-
-
 def _keys(ids: Tensor) -> list[bytes]:
     return [bytes(row) for row in ids.numpy()]
-
-
-def _packed(name: str, moments: Moments) -> dict[str, Tensor]:
-    """The lower triangle of the sums, row after row: it says all of a symmetric matrix."""
-    size = len(moments.second)
-    flat = torch.empty(size * (size + 1) // 2, dtype=torch.float64)
-    for row in range(size):
-        flat[row * (row + 1) // 2 : (row + 1) * (row + 2) // 2] = moments.second[row, : row + 1]
-    return dict(zip(_names(name), (flat, torch.tensor([moments.rows])), strict=True))
-
-
-def _unpacked(name: str, tensors: Mapping[str, Tensor]) -> Moments:
-    flat, rows = (tensors[one] for one in _names(name))
-    size = int(((8 * len(flat) + 1) ** 0.5 - 1) / 2)
-    if size * (size + 1) // 2 != len(flat) or not bool(torch.isfinite(flat).all()):
-        raise ValueError("not a triangle of numbers")
-    second = torch.zeros(size, size, dtype=torch.float64)
-    for row in range(size):
-        second[row, : row + 1] = flat[row * (row + 1) // 2 : (row + 1) * (row + 2) // 2]
-    return symmetric(Moments(second, int(rows)))
-
-
-def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, {"format": FORMAT})
-
-
-def _load(path: Path, build: Callable[[Mapping[str, Tensor]], Kept], names: Sequence[str]) -> Kept:
-    try:
-        with safe_open(path, framework="pt") as file:
-            if file.metadata()["format"] not in (FORMAT, BEFORE):
-                raise ValueError("another format")
-            there = set(file.keys())
-            return build({name: file.get_tensor(name) for name in names if name in there})
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise LunarError(
-            f"The ledger's file {path.name} cannot be read ({type(error).__name__}): restore the folder from a copy."
-        ) from error
