@@ -84,7 +84,7 @@ def filled(
         folder, loaded, asked(forget, first), retain=retain, settings=settings, name=named(forget, first)
     )
     for group in others:
-        ledger.add(loaded, asked(forget, group), names_from=retain, name=named(forget, group))
+        ledger.add(loaded, asked(forget, group), retain=retain, name=named(forget, group))
     return ledger
 
 
@@ -100,7 +100,7 @@ def run_ledger(
         if ledger is None:
             ledger = filled(output / "ledger", loaded, forget, [group], retain, settings)
         else:
-            ledger.add(loaded, asked(forget, group), names_from=retain, name=named(forget, group))
+            ledger.add(loaded, asked(forget, group), retain=retain, name=named(forget, group))
         seconds = time.perf_counter() - started
         with ledger.edit().applied(loaded.model):
             scores = measured(loaded, splits_of(forget, groups[:number], fixed))

@@ -190,9 +190,9 @@ def test_membership_is_told_against_records_nobody_trained_on(loaded, request_):
 
 
 def test_of_a_large_split_a_sample_is_asked_which_is_the_same_for_every_method(loaded, request_, monkeypatch):
-    monkeypatch.setattr(measurement, "ASKED", 3)
     monkeypatch.setattr(measurement, "SAMPLE", 2)
-    cells = [run_cell(loaded, request_, name, None, ["I do not know."]) for name in ("original", "original")]
+    few = dataclasses.replace(request_, asked=3)
+    cells = [run_cell(loaded, few, name, None, ["I do not know."]) for name in ("original", "original")]
     assert cells[0]["questions"] == {"forget": len(FORGET), "retain": 3, "retain_unseen": 2}
     assert cells[0]["scores"]["retain"]["answer_probability"]["count"] == 2
     assert cells[0]["scores"] == cells[1]["scores"]

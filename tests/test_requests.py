@@ -49,7 +49,7 @@ def made(folder, loaded, *names, settings=SETTINGS, **more):
         folder, loaded, REQUESTS[first], retain=RETAIN_OF[first], reference=REFERENCE, settings=settings, name=first
     )
     for name in others:
-        ledger.add(loaded, REQUESTS[name], name=name, names_from=RETAIN, **more)
+        ledger.add(loaded, REQUESTS[name], name=name, retain=RETAIN, **more)
     return ledger
 
 
@@ -98,7 +98,7 @@ def test_undoing_is_never_having_asked_and_undoing_all_gives_the_original_bits(t
     ledger.undo("two")
     assert distance(ledger, short) < 1e-6
     assert [one.name for one in ledger.requests()] == ["three"]
-    again = ledger.add(loaded, REQUESTS["two"], name="two", names_from=RETAIN)
+    again = ledger.add(loaded, REQUESTS["two"], name="two", retain=RETAIN)
     assert again.id in {one.id for one in ledger.requests()}
     assert distance(ledger, made(tmp_path / "pair", loaded, "two", "three")) < 1e-6
     ledger.undo("two")
@@ -108,7 +108,7 @@ def test_undoing_is_never_having_asked_and_undoing_all_gives_the_original_bits(t
     with ledger.edit().applied(loaded.model):
         assert all(torch.equal(tensor, before[name]) for name, tensor in loaded.model.state_dict().items())
     assert {path.name for path in (tmp_path / "ledger" / "kept").iterdir()} == {"retain.safetensors"}
-    ledger.add(loaded, REQUESTS["three"], name="three", names_from=RETAIN)
+    ledger.add(loaded, REQUESTS["three"], name="three", retain=RETAIN)
     assert distance(ledger, short) < 1e-6
 
 
@@ -162,7 +162,7 @@ def test_what_was_retained_and_is_to_be_forgotten_is_no_longer_pinned(tmp_path, 
                 tmp_path / name, loaded, REQUESTS["three"], retain=retain, reference=REFERENCE, settings=SETTINGS
             )
         )
-        ledgers[-1].add(loaded, REQUESTS["four"], names_from=without)
+        ledgers[-1].add(loaded, REQUESTS["four"], retain=without)
     pinned = [one.state().joint.pinned for one in ledgers]
     assert float((pinned[0].second - pinned[1].second).norm() / pinned[1].second.norm()) < 1e-6
     assert pinned[0].rows == pinned[1].rows
@@ -180,7 +180,7 @@ def test_what_was_retained_about_the_same_is_released_while_the_request_holds(tm
         started = Ledger.start(
             tmp_path / name, loaded, REQUESTS["one"], retain=retain, reference=REFERENCE, settings=SETTINGS
         )
-        started.add(loaded, REQUESTS["three"], names_from=retain, name="later")
+        started.add(loaded, REQUESTS["three"], retain=retain, name="later")
         ledgers.append(started)
     held, never = (one.state().joint for one in ledgers)
     assert float((held.pinned.second - never.pinned.second).norm() / never.pinned.second.norm()) < 1e-6
@@ -202,7 +202,7 @@ def test_a_prompt_that_two_requests_release_is_taken_out_once(tmp_path, loaded):
         tmp_path / "ledger", loaded, REQUESTS["one"], retain=[*RETAIN, *about], reference=REFERENCE, settings=SETTINGS
     )
     for name, question in (("first", "who works in the Word13 ?"), ("second", "when was Word13 made ?")):
-        ledger.add(loaded, [Record.of(question)], names_from=[*RETAIN, *about], name=name)
+        ledger.add(loaded, [Record.of(question)], retain=[*RETAIN, *about], name=name)
     assert float(torch.linalg.eigvalsh(ledger.state().joint.pinned.second).min()) > -1e-6
 
 
@@ -251,7 +251,7 @@ def test_a_request_reads_its_own_prompts_and_neighbours_only(tmp_path, loaded, m
 
     monkeypatch.setattr(collect.Work, "capture", watch)
     monkeypatch.setattr(gathering, "gather_base", lambda *_: pytest.fail("looked at the retain data"))
-    request = ledger.add(loaded, REQUESTS["two"], names_from=RETAIN)
+    request = ledger.add(loaded, REQUESTS["two"], retain=RETAIN)
     assert len(seen) == request.prompts + request.neighbours
     assert not {record.messages for record in seen} & {record.messages for record in RETAIN}
 
@@ -268,7 +268,7 @@ def test_forget_moments_keeps_the_change_and_nothing_else(tmp_path, loaded):
     assert reached == pytest.approx(both.entries()[-1]["reached"][ledger_id(both, "two")]["median"], abs=0.2)
     with pytest.raises(LunarError, match="cannot be undone"):
         ledger.undo("two")
-    ledger.add(loaded, REQUESTS["three"], name="three", names_from=RETAIN)
+    ledger.add(loaded, REQUESTS["three"], name="three", retain=RETAIN)
     ledger.undo("three")
     ledger.undo("one")
     assert ledger.edit().rank == 1, "the frozen change stays"
@@ -302,8 +302,8 @@ def test_bad_requests_are_refused_and_change_nothing(tmp_path, loaded, checkpoin
 
 def test_a_request_that_was_taken_back_is_said_to_be_and_no_other_is_offered(tmp_path, loaded):
     ledger = made(tmp_path / "ledger", loaded, "one")
-    ledger.add(loaded, REQUESTS["two"], name="ticket-1", names_from=RETAIN)
-    ledger.add(loaded, REQUESTS["three"], name="ticket-2", names_from=RETAIN)
+    ledger.add(loaded, REQUESTS["two"], name="ticket-1", retain=RETAIN)
+    ledger.add(loaded, REQUESTS["three"], name="ticket-2", retain=RETAIN)
     ledger.undo("ticket-1")
     day = ledger.entries()[-1]["time"][:10]
     for undo in (ledger.undo, lambda name: undo_request(tmp_path / "ledger", name)):
@@ -315,7 +315,7 @@ def test_a_request_that_was_taken_back_is_said_to_be_and_no_other_is_offered(tmp
         assert "mean" not in str(error.value)
     assert "ticket-1" not in (tmp_path / "ledger" / "record.jsonl").read_text()
     # One that came again under that name holds.
-    ledger.add(loaded, REQUESTS["two"], name="ticket-1", names_from=RETAIN)
+    ledger.add(loaded, REQUESTS["two"], name="ticket-1", retain=RETAIN)
     assert ledger.undo("ticket-1").name == "ticket-1"
 
 
@@ -323,7 +323,7 @@ def test_prompts_that_come_again_are_another_request_in_the_record_and_the_same_
     ledger = made(tmp_path / "ledger", loaded, "one", "two")
     first, before = ledger.request("two").id, (tmp_path / "ledger" / "edit.safetensors").read_bytes()
     ledger.undo("two")
-    again = ledger.add(loaded, REQUESTS["two"], name="three", names_from=RETAIN)
+    again = ledger.add(loaded, REQUESTS["two"], name="three", retain=RETAIN)
     assert again.id != first
     assert [entry["request"] for entry in ledger.entries()][1:] == [first, first, again.id]
     assert (tmp_path / "ledger" / "edit.safetensors").read_bytes() == before
@@ -342,7 +342,7 @@ def test_a_ledger_of_a_version_that_named_requests_by_their_prompts_goes_on(tmp_
     assert verify(tmp_path / "ledger")["faults"] == []
     first = ledger.request("two").id
     ledger.undo("two")
-    assert ledger.add(loaded, REQUESTS["two"], name="three", names_from=RETAIN).id != first
+    assert ledger.add(loaded, REQUESTS["two"], name="three", retain=RETAIN).id != first
     assert verify(tmp_path / "ledger")["faults"] == []
 
 
@@ -420,7 +420,7 @@ def test_whoever_is_forgotten_already_is_no_neighbour_of_a_later_request(tmp_pat
     given = []
     original = changes.neighbours_of
     monkeypatch.setattr(changes, "neighbours_of", lambda *parts: given.append(parts[1]) or original(*parts))
-    ledger.add(loaded, REQUESTS["two"], names_from=[*REQUESTS["one"], *REQUESTS["two"], *RETAIN])
+    ledger.add(loaded, REQUESTS["two"], retain=[*REQUESTS["one"], *REQUESTS["two"], *RETAIN])
     assert given == [RETAIN]
 
 

@@ -5,14 +5,16 @@ import json
 import random
 import re
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from rich.console import Console
 
+from lunar.collect import Problem, Sets, Work
 from lunar.errors import LunarError
 from lunar.method import unlearn
-from lunar.models import find_sites, load_model
+from lunar.models import Site, find_sites, load_model
 from lunar.records import Record
 from lunar.report import terminal
 from lunar.select import search
@@ -22,7 +24,7 @@ from lunar.select.holdout import hold_out
 from lunar.select.own_words import OwnWords, exchange
 from lunar.select.profile import LayerProfile, ranked
 from lunar.select.search import choose
-from lunar.select.trials import Trial
+from lunar.select.trials import Bench, Trial
 from lunar.select.verdict import judge, ordered, reason
 from lunar.settings import Settings
 from lunar.tiny import world
@@ -191,3 +193,21 @@ def test_on_the_embedded_model_the_choice_is_confirmed_within_its_bar(monkeypatc
     hurried = choose(tiny, forget, retain, reference, Settings(neighbours=0))
     assert len({trial.layer for trial in hurried.trials}) == 1
     assert any("not tried" in warning for warning in hurried.warnings)
+
+
+def test_layers_that_would_cost_too_much_are_not_tried_after_a_refusal_either(monkeypatch):
+    tried = []
+
+    def refused(work, sets, problem, settings, effort):
+        tried.append(problem.site.layer)
+        effort.add(*search._building(work, sets, problem.site))
+        raise LunarError("No flags stand out.")
+
+    monkeypatch.setattr(search, "_candidate", refused)
+    work = Mock(spec=Work, tokens=lambda *sets: 100 * len(sets))
+    problems = [Mock(spec=Problem, site=Mock(spec=Site, layer=layer)) for layer in range(3)]
+    gated, effort = Settings(target="gated"), Effort(400, 6, spent=1.5)
+    # Six hundred tokens in two, three and four of six layers are 0.5, 0.75 and 1.0 passes.
+    with pytest.raises(LunarError, match=r"No flags stand out\. Layer 2 was not tried: .* 2\.8 passes"):
+        search._tried(work, Mock(spec=Bench), Sets((), (), (), ()), problems, gated, effort)
+    assert tried == [0, 1]

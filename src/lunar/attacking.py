@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lunar import preflight
 from lunar.errors import LunarError
-from lunar.ledgers import list_requests, model_of, names_from
+from lunar.ledgers import list_requests, model_of, retained_records
 from lunar.progress import Progress
 from lunar.prompts import default_retain_records, reference_records
 from lunar.recipe import Recipe, reference_source
@@ -167,7 +167,7 @@ def _read(ledger: Path, model: str, forget: str, retain: str | None, groups: Seq
     given, source = data.retain, GIVEN
     if given is None:
         asked = {record.messages for record in data.forget}
-        started_with = [one for one in names_from(ledger) or () if one.messages not in asked]
+        started_with = [one for one in retained_records(ledger) or () if one.messages not in asked]
         given, source = (started_with, LEDGERS) if started_with else (default_retain_records(data.forget), BUILT_IN)
     return _Sets(deduplicate(data.forget), deduplicate(given), _reference(ledger), source)
 

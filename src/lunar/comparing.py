@@ -21,6 +21,8 @@ from lunar.settings import HOLDOUT, RETAIN_ONLY, method_names
 from lunar.workflow import Data, load, read_data, sources_of
 
 CELLS, SEARCH = "cells", "search"
+ASKED = 200
+"""Retain questions at most: a share is then known to 0.07 at worst, in an interval of 95%."""
 
 
 def compare_files(
@@ -63,7 +65,7 @@ def compare_files(
     loaded = load(model, device, progress)
     own = {name: sum(not record.answer for record in records) for name, records in splits.items()}
     splits = {name: own_answers(loaded, records, name=name, progress=progress) for name, records in splits.items()}
-    request = Request(splits["forget"], splits["retain"], data.reference, splits, seed)
+    request = Request(splits["forget"], splits["retain"], data.reference, splits, seed, ASKED)
     validation = validation_request(request) if search else None
     settings: dict[str, Any] = {}
     if validation is not None:

@@ -50,7 +50,7 @@ def add_files(
     """
     store = Store.open(ledger)
     records = read_records(forget, "forget")
-    pool = read_records(retain, "retain") if retain is not None else names_from(ledger)
+    pool = read_records(retain, "retain") if retain is not None else retained_records(ledger)
     if groups:
         records, _ = split_by_group(records, groups, "forget")
     if name is not None:
@@ -105,7 +105,7 @@ def add_records(
     pool = opened.names(records) if pool is None else pool
     state = opened.state()
     change = changes.add(
-        state, loaded, records, names_from=pool, name=name, forget_moments=forget_moments, progress=progress
+        state, loaded, records, retain=pool, name=name, forget_moments=forget_moments, progress=progress
     )
     with timed("answers", seconds):
         comparisons = compare_edits(loaded, opened.edit(), change.edit, {"forget": records}, progress=progress)
@@ -245,7 +245,7 @@ def _undone(name: str, requests: Sequence[Any]) -> dict[str, Any]:
     return {"undone": name, "requests": [asdict(one) for one in requests]}
 
 
-def names_from(ledger: Path) -> list[Record] | None:
+def retained_records(ledger: Path) -> list[Record] | None:
     """The records of the file that the ledger was started with, for their names; None where it is not there as it was.
 
     Where groups of one file were forgotten it is this file. Whatever requests forget of it is left out by

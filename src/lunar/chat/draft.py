@@ -12,7 +12,7 @@ from pathlib import Path
 from lunar.discovery import discover
 from lunar.errors import LunarError
 from lunar.evaluation import Comparison, compare_edits
-from lunar.ledgers import add_records, names_from
+from lunar.ledgers import add_records, retained_records
 from lunar.models import LoadedModel
 from lunar.neighbours import neighbours
 from lunar.progress import Progress
@@ -88,7 +88,7 @@ def try_out(
     ledger = Ledger(folder)
     state, before = ledger.state(), ledger.edit()
     pool = _pool(folder, ledger, records)
-    change = changes.add(state, loaded, records, names_from=pool, progress=progress)
+    change = changes.add(state, loaded, records, retain=pool, progress=progress)
     near = _near(records, nearby, pool, {one.prompt for one in change.beside}, state.shared.settings.seed)
     splits = {ASKED: list(records), NEAR: near}
     found = compare_edits(loaded, before, change.edit, splits, progress=progress)
@@ -111,7 +111,7 @@ def commit(folder: Path, loaded: LoadedModel, draft: Draft, name: str | None, *,
             loaded,
             draft.records,
             sources={"model": short_name(ledger.shared.source), "forget": "drafted questions"},
-            pool=names_from(folder),
+            pool=retained_records(folder),
             name=name,
             progress=progress,
         )
@@ -120,7 +120,7 @@ def commit(folder: Path, loaded: LoadedModel, draft: Draft, name: str | None, *,
 
 def _pool(folder: Path, ledger: Ledger, records: Sequence[Record]) -> Sequence[Record]:
     """Where names of neighbours come from, as `lunar unlearn LEDGER` has them."""
-    found = names_from(folder)
+    found = retained_records(folder)
     return ledger.names(records) if found is None else found
 
 

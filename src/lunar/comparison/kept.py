@@ -23,7 +23,7 @@ def key_of_request(loaded: LoadedModel, request: Request) -> str:
     sets = [request.forget, request.retain, request.reference, *request.splits.values()]
     content = [[asdict(record) for record in records] for records in sets]
     weights = [fingerprint(parameter.detach()) for parameter in loaded.model.parameters()]
-    return key_of([weights, content, list(request.splits), request.seed])
+    return key_of([weights, content, list(request.splits), request.seed, request.asked])
 
 
 def key_of_cell(common: str, name: str, settings: Any) -> str:

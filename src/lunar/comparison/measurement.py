@@ -1,8 +1,8 @@
 """Ask a changed model about every split, and score what it says: the numbers of one cell of a comparison.
 
-The forget set is looked at from all sides. Elsewhere up to 400 questions are asked, and what needs the likelihood of
-known answers is taken on a smaller sample; samples are drawn by a seed and the same for all methods. Knows what a
-method gives back, and no method.
+The forget set is looked at from all sides. Elsewhere as many questions are asked as the request wants, and what needs
+the likelihood of known answers is taken on a smaller sample; samples are drawn by a seed and the same for all methods.
+Knows what a method gives back, and no method.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 from lunar.baselines import Outcome
+from lunar.comparison.request import Request
 from lunar.evaluation import answer_records
 from lunar.likelihood import answer_likelihoods, divergences, generated_ranks, likelihoods
 from lunar.metrics import (
@@ -37,8 +38,6 @@ from lunar.settings import HOLDOUT
 FORGET = "forget"
 NOT_KEPT = (FORGET, HOLDOUT)
 MEMBERSHIP = ("loss", "zlib", "min_k", "min_k_plus_plus")
-ASKED = 400
-"""Records of each other split that are asked: a share is then known to 0.05 at worst, in an interval of 95%."""
 SAMPLE = 64
 """Records of each other split whose known answers are scored: 0.12 at worst."""
 UTILITY = ("rouge_l", "answer_probability", "truth_ratio_retain")
@@ -50,9 +49,8 @@ Value = TypeVar("Value")
 def observe_all(
     loaded: LoadedModel,
     outcome: Outcome,
-    splits: Mapping[str, Sequence[Record]],
+    request: Request,
     reference_answers: Sequence[str],
-    seed: int,
     progress: Progress | None = None,
 ) -> dict[str, Observed]:
     """Everything that the metrics need, by split.
@@ -60,14 +58,14 @@ def observe_all(
     Args:
         loaded: the original model.
         outcome: what a method made of it.
-        splits: what to ask; records without answers have fewer scores.
+        request: its splits are asked, and records without answers have fewer scores; its seed draws the samples and
+            the wrong answers.
         reference_answers: what the original model says to the reference prompts.
-        seed: of the samples and of the choice of wrong answers.
     """
-    everything = [record for records in splits.values() for record in records]
-    asked = {split: _at_most(ASKED, split, records, seed) for split, records in splits.items()}
+    everything = [record for records in request.splits.values() for record in records]
+    asked = {split: _at_most(request.asked, split, records, request.seed) for split, records in request.splits.items()}
     return {
-        split: _observe(loaded, outcome, split, records, everything, reference_answers, seed, progress)
+        split: _observe(loaded, outcome, split, records, everything, reference_answers, request.seed, progress)
         for split, records in asked.items()
     }
 

@@ -19,6 +19,8 @@ class Request:
         forget, retain, reference: what a method is given; see `Task`.
         splits: what is measured: "forget", "retain" and any others, with answers where they are known.
         seed: for whatever a method draws.
+        asked: records of each split but "forget" that are asked at most; 400 give a share to 0.05 at worst, in an
+            interval of 95%.
     """
 
     forget: Sequence[Record]
@@ -26,6 +28,7 @@ class Request:
     reference: Sequence[Record]
     splits: Mapping[str, Sequence[Record]]
     seed: int = 0
+    asked: int = 400
 
     def task(self, loaded: LoadedModel, progress: Progress | None) -> Task:
         """The part that a method sees."""

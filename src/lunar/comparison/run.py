@@ -45,7 +45,7 @@ def run_cell(
         except LunarError as error:
             return {"method": name, "failed": str(error)}
         peak = memory()
-    observed = observe_all(loaded, outcome, request.splits, reference_answers, request.seed, progress)
+    observed = observe_all(loaded, outcome, request, reference_answers, progress)
     return {
         "method": name,
         "settings": kept.plain(outcome.settings),

@@ -91,7 +91,7 @@ def add(
     loaded: LoadedModel,
     forget: Sequence[Record],
     *,
-    names_from: Sequence[Record] = (),
+    retain: Sequence[Record] = (),
     name: str | None = None,
     forget_moments: bool = False,
     progress: Progress | None = None,
@@ -102,8 +102,9 @@ def add(
         state: of the ledger.
         loaded: the model that the ledger was started with; left as it was.
         forget: prompts to forget; answers are needed only for `redirect_answers`.
-        names_from: records whose names are put into neighbours; invented names otherwise. The model sees only those
-            among them that the ledger retains and that name all that a forget prompt names: they are released.
+        retain: what the ledger was started with. Those about the same as the request, which name all that one of its
+            prompts names, are released; the names of the others are put into neighbours (invented names otherwise).
+            The model sees the released ones only.
         name: to take it back by; "request-N" if none is given.
         forget_moments: keep the request's change and nothing else of it: it cannot be taken back.
         progress: called with each stage.
@@ -118,9 +119,9 @@ def add(
     # Whoever is forgotten is no neighbour: neither this request's own prompts nor those of an earlier one.
     gone = state.joint.forgotten() | {prompt_id(state.key, record) for record in forget}
     retained = state.joint.retained()
-    same = [one for one in about_the_same(forget, names_from) if prompt_id(state.key, one) in retained]
+    same = [one for one in about_the_same(forget, retain) if prompt_id(state.key, one) in retained]
     free = {record.messages for record in same}
-    others = [one for one in names_from if prompt_id(state.key, one) not in gone and one.messages not in free]
+    others = [one for one in retain if prompt_id(state.key, one) not in gone and one.messages not in free]
     return _joined(state, "add", Work(loaded, progress), forget, others, name, forget_moments, same)
 
 
@@ -165,16 +166,16 @@ def _joined(
     action: str,
     work: Work,
     forget: Sequence[Record],
-    names_from: Sequence[Record],
+    named: Sequence[Record],
     name: str | None,
     forget_moments: bool,
     released: Sequence[Record] = (),
 ) -> Change:
-    """A request collected and solved together with those of the state."""
+    """A request collected and solved together with those of the state; its neighbours bear the names in `named`."""
     shared, settings = replace(state.shared, asked=state.shared.asked + 1), state.shared.settings
     forget = deduplicate(forget)
     name = _free_name(state, shared, name, forget)
-    beside = neighbours_of(forget, names_from, settings)
+    beside = neighbours_of(forget, named, settings)
     ids = [prompt_id(state.key, record) for record in forget]
     time = datetime.now(UTC).isoformat(timespec="seconds")
     asked = prompts_id(state.key, ids)
@@ -203,7 +204,7 @@ def _joined(
     entry = _entry(request, requests, state, joint, edit) | proof(work.loaded, edit) | {"model_checked": True}
     entry["reached"][request.id] = reached(part, edit, joint)
     entry["prompts"] = {"count": len(ids), "ids": [one.hex() for one in ids]}
-    entry["neighbours"] = {"count": len(beside), "names": "given" if names_from else "invented"}
+    entry["neighbours"] = {"count": len(beside), "names": "given" if named else "invented"}
     if released:
         entry["released"] = len(released)
     counts = {"forget_prompts": len(forget), "neighbour_prompts": len(beside), "released": len(released), **rows}

@@ -104,15 +104,15 @@ class Ledger:
         loaded: LoadedModel,
         forget: Sequence[Record],
         *,
-        names_from: Sequence[Record] | None = None,
+        retain: Sequence[Record] | None = None,
         name: str | None = None,
         forget_moments: bool = False,
         progress: Progress | None = None,
     ) -> Request:
         """Add a request; see `lunar.requests.changes.add`.
 
-        `names_from` are the records that the ledger was started with as `retain`; those about the same as the request
-        are let go. Without them nothing is, and names come from the built-in prompts where the ledger retains these,
+        `retain` are the records that the ledger was started with as such; those about the same as the request are let
+        go. Without them nothing is, and names come from the built-in prompts where the ledger retains these,
         else they are invented.
         """
         with self.locked():
@@ -120,7 +120,7 @@ class Ledger:
                 self.state(),
                 loaded,
                 forget,
-                names_from=self.names(forget) if names_from is None else names_from,
+                retain=self.names(forget) if retain is None else retain,
                 name=name,
                 forget_moments=forget_moments,
                 progress=progress,

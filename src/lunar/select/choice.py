@@ -95,4 +95,8 @@ class Effort:
 
     def add(self, tokens: int, layers: int) -> None:
         """So many tokens went through so many layers."""
-        self.spent += tokens * layers / max(1, self.tokens * self.layers)
+        self.spent += self.of(tokens, layers)
+
+    def of(self, tokens: int, layers: int) -> float:
+        """What so many tokens through so many layers cost."""
+        return tokens * layers / max(1, self.tokens * self.layers)

@@ -35,7 +35,7 @@ three layers would otherwise cost three times what the edit itself does."""
 PROFILED = 400
 """Retain prompts in the profile at most, and half as many neighbours: its cost goes with the third power."""
 MOST_PASSES = 3.5
-"""No further layer is tried beyond this cost."""
+"""No further layer is tried that would take the search beyond this cost."""
 ASKED, JUDGED = 48, 128
 """Forget prompts asked and retain prompts judged at most."""
 
@@ -205,12 +205,15 @@ def _candidate(work: Work, sets: Sets, problem: Problem, settings: Settings, eff
     """The solution of one layer's problem; raises LunarError where a gated edit finds no threshold there."""
     if settings.target != "gated":
         return Candidate(problem.site, problem.solve(settings), passage=problem.passage)
-    layers = problem.site.layer + 2
-    pinned = work.tokens(sets.retain, sets.neighbours)
-    # Once to look at the pinned prompts, once more with the flags in place.
-    effort.add(2 * pinned + work.tokens(sets.redirected, sets.reference), layers)
+    effort.add(*_building(work, sets, problem.site))
     built = build(replace(work, seconds={}, saved=None, resumed={}), sets, problem, settings)
     return Candidate(problem.site, built.solution, built.behind)
+
+
+def _building(work: Work, sets: Sets, site: Site) -> tuple[int, int]:
+    """Tokens and layers that a gated edit takes: the pinned prompts as they are, and with its flags in place."""
+    pinned = work.tokens(sets.retain, sets.neighbours)
+    return 2 * pinned + work.tokens(sets.redirected, sets.reference), site.layer + 2
 
 
 def _tried(
@@ -225,12 +228,13 @@ def _tried(
     warnings = []
     refused: LunarError | None = None
     for problem in problems:
-        layer = problem.site.layer
-        if trials and effort.spent > MOST_PASSES:
+        layer, gated = problem.site.layer, settings.target == "gated"
+        if gated and any(complete(trial) for trial in trials):
+            break
+        cost = effort.spent + (effort.of(*_building(work, sets, problem.site)) if gated else 0.0)
+        if (trials or refused) and cost > MOST_PASSES:
             warnings.append(f"Layer {layer} was not tried: the search had cost {effort.spent:.1f} passes by then.")
             continue
-        if settings.target == "gated" and any(complete(trial) for trial in trials):
-            break
         try:
             candidates[layer] = _candidate(work, sets, problem, settings, effort)
         except LunarError as error:
@@ -238,7 +242,7 @@ def _tried(
             continue
         trials += try_layer(bench, candidates[layer], settings, effort)
     if refused is not None and not trials:
-        raise refused
+        raise LunarError(" ".join([str(refused), *warnings]))
     return candidates, trials, warnings
 
 
