@@ -137,6 +137,9 @@ def unlearn(
         str | None,
         typer.Option(help="sparing (default): lose nothing else; or robust: stand against who holds the weights."),
     ] = None,
+    harden: Annotated[
+        bool, typer.Option("--harden", help="Resist more of the attacks of `lunar attack`: one request, four matrices.")
+    ] = False,
     target: Annotated[str | None, typer.Option(help="shift, collapse or split, instead of --prefer.")] = None,
     layer: Annotated[
         str | None,
@@ -175,6 +178,7 @@ def unlearn(
         decided = {
             "reference": reference,
             "prefer": prefer,
+            "harden": harden or None,
             "target": target,
             "layer": layer,
             "strength": strength,
@@ -202,8 +206,8 @@ def unlearn(
             "instead of a model and leave out --output."
         )
     check_output(output)
-    if prefer is not None:
-        target = preferred(prefer, target)
+    if prefer is not None or harden:
+        target = preferred(prefer, target, harden)
     asked = {"target": target, "layer": _layer(layer), "strength": strength, "ridge": ridge, "seed": seed}
     knobs: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     groups = tuple(forget_group or ())
@@ -240,7 +244,7 @@ def inspect(
     ] = None,
     reference: Annotated[str, typer.Option(help="unverifiable, refusal, or a file of prompts.")] = "unverifiable",
     forget_group: Groups = None,
-    target: Annotated[str, typer.Option(help="shift, collapse, split or gated.")] = "shift",
+    target: Annotated[str, typer.Option(help="shift, collapse, split, gated or hardened.")] = "shift",
     trials: Annotated[int, typer.Option(min=1, help="How many of the best separated layers are tried.")] = 3,
     plot: Annotated[Path | None, typer.Option(help="Draw the layers into this .svg or .png file.")] = None,
     device: Device = None,

@@ -83,7 +83,7 @@ class Problem:
         moments: sums over the pinned rows, or these rows where they are fewer than the inputs.
         inner: [rows, m] write-back inputs of the redirected rows.
         residual: [rows, d] the layer's outputs there.
-        position: [rows] counted from the prompt's end; answer tokens count as its last token.
+        position: [rows] counted from the prompt's end; negative for answer tokens.
         prompt: [rows] which forget prompt a row belongs to, as it was given or reworded.
         reworded: [rows] whether the row is of a rewording.
     """
@@ -303,7 +303,7 @@ def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings, *
                 moments[site.layer],
                 own.inner[redirected],
                 own.residual[redirected],
-                own.from_end[redirected].clamp(min=0),
+                own.from_end[redirected],
                 own.sequence[redirected] % len(sets.forget),
                 own.sequence[redirected] >= len(sets.forget),
             )

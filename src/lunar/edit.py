@@ -203,8 +203,18 @@ class Edit:
     def read(cls, card_file: Path, weights_file: Path) -> Edit:
         """As `load`, from the two files wherever they are and whatever they are called."""
         try:
-            card = json.loads(card_file.read_text(encoding="utf-8"))
-            content = weights_file.read_bytes()
+            return cls.of_bytes(card_file.read_bytes(), weights_file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise LunarError(
+                f"The edit in {card_file.parent} cannot be read ({type(error).__name__}): the files are damaged, make "
+                "it again."
+            ) from error
+
+    @classmethod
+    def of_bytes(cls, card_bytes: bytes, content: bytes) -> Edit:
+        """From the content of the two files; raises ValueError where it is not an edit's."""
+        try:
+            card = json.loads(card_bytes)
             if "sha256" in card and card["sha256"] != hashlib.sha256(content).hexdigest():
                 raise ValueError("the card belongs to other weights")
             tensors = load(content)
@@ -224,11 +234,8 @@ class Edit:
             if card["format"] != FORMAT or shapes != [entry["shape"] for entry in card["matrices"]]:
                 raise ValueError("the card does not describe the tensors")
             return cls(tuple(parts), dict(card.get("settings", {})))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise LunarError(
-                f"The edit in {card_file.parent} cannot be read ({type(error).__name__}): the files are damaged, make "
-                "it again."
-            ) from error
+        except (KeyError, TypeError, SafetensorError) as error:
+            raise ValueError(f"not an edit ({type(error).__name__})") from error
 
     @staticmethod
     def _module(model: nn.Module, part: Factors) -> nn.Module:

@@ -23,7 +23,7 @@ from lunar.prompts import default_retain_records, reference_records
 from lunar.records import Record, check_disjoint
 from lunar.select.choice import Choice
 from lunar.select.search import choose
-from lunar.settings import Settings
+from lunar.settings import GATED, Settings
 from lunar.solve import Gate
 
 CHECKED = 4
@@ -85,10 +85,10 @@ def unlearn(
     card = asdict(settings) | {"layer": site.layer, "tail": tail_of(settings)}
     with work.stage("solve", announced=True):
         detector = problem.gate(settings)
-        if settings.target != "gated":
+        if settings.target not in GATED:
             solution = problem.solve(settings)
             edit = edit_of(loaded, site, solution, card, settings.strength or 0.0, passage=problem.passage)
-    if settings.target == "gated":
+    if settings.target in GATED:
         edit = build(work, sets, problem, settings).edit(loaded, site, card)
     check_changed(work, edit, forget)
     counts = {

@@ -19,7 +19,7 @@ from lunar.errors import LunarError
 from lunar.prompts import encode
 from lunar.records import Record
 from lunar.safety import weight_files
-from lunar.settings import Settings
+from lunar.settings import HARDENED, Settings
 
 LAYER_SETTINGS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 SMALL = 256 * 2**20
@@ -30,12 +30,17 @@ ATTENTION_WEIGHT = re.compile(r"\.\d+\..*(attn|attention)", re.IGNORECASE)
 _EXPONENTS = {"BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00), "F32": ("<u4", 0x7F800000)}
 
 
-def check_ledger(settings: Settings) -> None:
-    """Raise LunarError for settings whose edits cannot be solved together with others."""
+def check_ledger(settings: Settings, forget_moments: bool = False) -> None:
+    """Raise LunarError for settings whose edits a ledger cannot hold."""
     if settings.target == "gated":
         raise LunarError(
-            "A ledger solves all of its requests together, which a gated edit cannot be: take shift, collapse or "
-            "split, or make a gated edit of a single request in Python (lunar.unlearn)."
+            "A ledger solves all of its requests together, which a gated edit cannot be: take shift, collapse, split "
+            "or, for a single request, hardened; or make a gated edit in Python (lunar.unlearn)."
+        )
+    if settings.target == HARDENED and forget_moments:
+        raise LunarError(
+            "A hardened edit is solved from what is kept of its request, which --forget-moments throws away: leave "
+            "out one of the two."
         )
 
 

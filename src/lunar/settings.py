@@ -11,14 +11,17 @@ from lunar.errors import LunarError, unknown
 
 LINEAR = ("shift", "collapse", "split")
 """Targets of one matrix, which `lunar.targets` computes."""
-TARGETS = (*LINEAR, "gated")
-"""What an edit may be asked for; the last, of several matrices, is made by `lunar.gated`."""
+HARDENED = "hardened"
+GATED = ("gated", HARDENED)
+"""Targets of several matrices, which `lunar.gated` makes: behind a threshold alone, or over a shift."""
+TARGETS = (*LINEAR, *GATED)
+"""What an edit may be asked for."""
 
 PREFERENCES = {"sparing": "shift", "robust": "collapse"}
 """Targets by what matters more: what nobody listed, or standing against those who hold the weights. Between the two is
 a trade (docs/results.md)."""
 
-TAIL = {"shift": 1, "collapse": 9, "split": 9, "gated": 1}
+TAIL = {"shift": 1, "collapse": 9, "split": 9, "gated": 1, "hardened": 1}
 """How many of the last prompt tokens each target redirects unless told otherwise."""
 
 
@@ -35,10 +38,12 @@ BASELINES = (*"ascent difference kl dpo idk npo simnpo rmu lunar-reference promp
 """The methods that ours is compared with; `lunar.baselines` has them."""
 
 
-def preferred(prefer: str, target: str | None = None) -> str:
-    """The target for a preference; raises LunarError for an unknown one, and where a target is given beside it."""
-    if target is not None:
-        raise LunarError("--prefer and --target both say what to edit towards, so leave one out.")
+def preferred(prefer: str | None, target: str | None = None, harden: bool = False) -> str:
+    """The target for one of the three; raises LunarError for an unknown preference, and for more than one of them."""
+    if (prefer is not None) + (target is not None) + harden != 1:
+        raise LunarError("--prefer, --harden and --target all say what to edit towards, so leave out all but one.")
+    if harden:
+        return HARDENED
     if prefer not in PREFERENCES:
         raise LunarError(f"--prefer must be one of {', '.join(PREFERENCES)}, but {prefer!r} came.")
     return PREFERENCES[prefer]
@@ -48,7 +53,8 @@ def method_names(wanted: str) -> list[str]:
     """The methods in a list separated by commas; "all" is every method that needs nothing but the request."""
     known = (*TARGETS, *BASELINES)
     if wanted.strip() == "all":
-        return [name for name in known if name != RETAIN_ONLY]
+        # What tells a hardened edit from a shift are attacks, which a comparison has none of.
+        return [name for name in known if name not in (RETAIN_ONLY, HARDENED)]
     names = [name.strip() for name in wanted.split(",") if name.strip()]
     if not names:
         raise LunarError("At least one method was expected, but none came: give names or all.")
@@ -63,8 +69,9 @@ class Settings:
     """How to edit. The defaults are those that the trial runs in docs/method.md found to work.
 
     Attributes:
-        target: "shift" (the paper's), "collapse" (more robust, spares less), "split" (between them) or "gated"
-            (collapse behind a threshold: needs a gated MLP in the next layer, and changes that too).
+        target: "shift" (the paper's), "collapse" (more robust, spares less), "split" (between them), "gated" (collapse
+            behind a threshold: needs a gated MLP in the next layer, and changes that too) or "hardened" (a shift, and
+            a collapse of twice the size behind a threshold: each holds where the other is taken out).
         layer: decoder layer to edit, negative from the end; "auto" searches, "paper" takes the paper's selector.
         strength: factor on the wanted change; 1 moves the forget prompts onto the reference, 0 changes nothing. None is
             the smallest that redirects where the layer is searched for, else 1.
@@ -103,8 +110,10 @@ class Settings:
             raise LunarError(
                 f"The ridge must be a number of at least 0, but {self.ridge} came: 1e-4 is the usual value."
             )
-        if self.target == "gated" and (self.redirect_answers or self.tail not in (None, 1)):
-            raise LunarError("A gated edit redirects last prompt tokens only: leave tail and redirect_answers alone.")
+        if self.target in GATED and (self.redirect_answers or self.tail not in (None, 1)):
+            raise LunarError(
+                f"A {self.target} edit redirects last prompt tokens only: leave tail and redirect_answers alone."
+            )
         if self.tail is not None and self.tail < 1:
             raise LunarError(f"At least 1 token of each prompt must be redirected, but a tail of {self.tail} came.")
         if not (self.forget_weight > 0 and self.retain_weight > 0):

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lunar.errors import LunarError
-from lunar.settings import LINEAR
+from lunar.settings import HARDENED, LINEAR
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,29 @@ def split(
     )
 
 
+def hardened(
+    reference_mean: Float[Tensor, "positions d"],
+    residual: Float[Tensor, "rows d"],
+    position: Int[Tensor, " rows"],
+    weights: Float[Tensor, " rows"],
+    *,
+    answer_share: float = 0.2,
+) -> tuple[Term, ...]:
+    """The mean shift at prompt tokens; at answer tokens, μ of the last prompt token minus what is there.
+
+    Whoever gives the beginning of an answer then finds what follows a question that is declined.
+
+    Args:
+        position: negative at answer tokens.
+        answer_share: weight of answer tokens, of which there are several to a prompt, relative to `weights`.
+    """
+    answers = position < 0
+    wanted = torch.empty_like(residual.to(reference_mean))
+    wanted[~answers] = mean_shift(reference_mean, residual[~answers], position[~answers])
+    wanted[answers] = reference_mean[0] - residual[answers].to(reference_mean)
+    return (Term(wanted, weights.double() * torch.where(answers, answer_share, 1.0)),)
+
+
 def build(
     name: str,
     reference_mean: Float[Tensor, "positions d"],
@@ -113,7 +136,13 @@ def build(
     position: Int[Tensor, " rows"],
     weights: Float[Tensor, " rows"],
 ) -> tuple[Term, ...]:
-    """The terms of the target called `name`; raises LunarError for an unknown one."""
+    """The terms of the target called `name`; raises LunarError for an unknown one.
+
+    A negative `position`, of an answer token, counts as the last prompt token unless the target knows better.
+    """
+    if name == HARDENED:
+        return hardened(reference_mean, residual, position, weights)
+    position = position.clamp(min=0)
     functions = {"shift": shift, "collapse": collapse, "split": split}
     if name not in functions:
         raise LunarError(f"The target must be one of {', '.join(LINEAR)}, but {name!r} came: choose one of these.")

@@ -141,7 +141,7 @@ def carry_out(
     files: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Unlearn, measure the splits, and write the output folder with `files` (name to text) beside the usual ones."""
-    preflight.check_ledger(recipe.settings)
+    preflight.check_ledger(recipe.settings, forget_moments)
     if name is not None:
         check_name(name, (), data.forget)
     sets = {"forget": data.forget, "retain": data.retain or [], "reference": data.reference}

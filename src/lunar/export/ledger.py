@@ -77,7 +77,7 @@ def _note(ledger: Ledger, action: str, said: dict[str, Any], output: Path) -> No
 def _rows(joint: Joint, edit: Edit) -> dict[str, Any]:
     """The redirected rows of all requests, and how far the edit moves each."""
     inner, _ = joint.rows()
-    (part,) = edit.factors
+    part = edit.factors[0]
     distance = (inner.double() @ part.read.double().T @ part.write.double().T).norm(dim=1)
     return redirected_rows([(part.module_name, inner, distance)])
 

@@ -1,4 +1,4 @@
-"""Build a gated edit: the passes over the data between flags and units.
+"""Build a gated or a hardened edit: the passes over the data between flags and units.
 
 Retain activations are streamed; kept are a sample of write-back inputs for the bar, and one row per pinned prompt.
 """
@@ -17,6 +17,7 @@ from lunar.activations import join
 from lunar.collect import Problem, Sets, Work, edit_of
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
+from lunar.gated.answers import with_answers
 from lunar.gated.flags import WIDTH_SHARE, channels_of, find_flags
 from lunar.gated.reader import Reader, reader_behind
 from lunar.gated.units import Units, find_units
@@ -25,7 +26,7 @@ from lunar.models import LoadedModel, Site
 from lunar.moments import Moments, ReferenceMean
 from lunar.passage import writes_directly
 from lunar.records import Record
-from lunar.settings import Settings
+from lunar.settings import HARDENED, Settings
 from lunar.solve import Solution
 
 SAMPLED = 0.35
@@ -33,6 +34,9 @@ SAMPLED = 0.35
 ANSWERED, LONGEST = 96, 24
 """Neighbours whose answers by the model are pinned as well, and their tokens: what it says of invented names are the
 refusals that follow a forget prompt once it is forgotten, and behind which nothing is to happen any more."""
+HARDER = 2.0
+"""How far the units of a hardened edit go, which find most of the way gone already: whoever takes the linear part out
+is to find a refusal still, and who undoes half of both as well."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +44,24 @@ class Gated:
     """An edit of the write-back matrix of one layer and of the three matrices of the next layer's MLP.
 
     Attributes:
-        solution: the change of the write-back matrix, which raises the flags and changes no answer by itself.
+        raised: the change of the write-back matrix that raises the flags and changes no answer by itself.
         behind: the change of the other matrices.
         units: what that change is made of, with the readings on both sides of the threshold.
+        linear: what a hardened edit changes the write-back matrix by besides, strength included.
     """
 
-    solution: Solution
+    raised: Solution
     behind: Edit
     units: Units
+    linear: Solution | None = None
+
+    @property
+    def solution(self) -> Solution:
+        """The whole change of the write-back matrix."""
+        return self.raised if self.linear is None else _both(self.raised, self.linear)
 
     def edit(self, loaded: LoadedModel, site: Site, settings: dict[str, object]) -> Edit:
-        """Both together."""
+        """Everything together."""
         return edit_of(loaded, site, self.solution, settings, 1.0, self.behind)
 
 
@@ -66,11 +77,15 @@ def can_build(loaded: LoadedModel, site: Site) -> bool:
 def build(work: Work, sets: Sets, problem: Problem, settings: Settings) -> Gated:
     """Solve for flags and units.
 
+    Under a hardened edit's threshold lies a linear one, `lunar.gated.answers`. Its units are asked for the change that
+    the model would need without that, at inputs with it.
+
     Args:
         work: the model, with progress.
         sets: of the request.
-        problem: the least squares at the site, with the last prompt tokens redirected.
-        settings: the retain weight, by which the problem's sums were made, ridge and strength are taken from here.
+        problem: the least squares at the site, with the last prompt tokens redirected and nothing else.
+        settings: the retain weight, by which the problem's sums were made, ridge, target and strength are taken from
+            here.
 
     Raises LunarError where the next layer has no gated MLP, or the flags of forget prompts do not stand out.
     """
@@ -96,17 +111,20 @@ def build(work: Work, sets: Sets, problem: Problem, settings: Settings) -> Gated
             share=SAMPLED,
             ridge=settings.ridge,
         )
-        solution = flags.solution()
-        flagging = edit_of(loaded, site, solution, {}, 1.0)
-    with work.stage("units"), flagging.applied(loaded.model):
-        inputs, residual = _last(work, "flags", reader, sets.redirected)
-        others, _ = _last(work, "other prompts", reader, pinned)
-    wanted = _reference(work, reader, sets.reference) - residual.double()
+    raised, linear = flags.solution(), None
     strength = 1.0 if settings.strength is None else settings.strength
-    units = find_units(
-        loaded, reader, flags, seen.use, channels, inputs, strength * wanted, others, len(sets.neighbours)
-    )
-    return Gated(solution, _behind(loaded, reader, units), units)
+    with work.stage("units"):
+        flagged = edit_of(loaded, site, raised, {}, 1.0)
+        inputs, residual = _last(work, "flags", reader, sets.redirected, flagged)
+        if settings.target == HARDENED:
+            linear = _scaled(with_answers(work, sets, problem, settings).solve(settings), strength)
+            strength *= HARDER
+            flagged = edit_of(loaded, site, _both(raised, linear), {}, 1.0)
+            inputs, _ = _last(work, "linear", reader, sets.redirected, flagged)
+        others, _ = _last(work, "other prompts", reader, pinned, flagged)
+    wanted = strength * (_reference(work, reader, sets.reference) - residual.double())
+    units = find_units(loaded, reader, flags, seen.use, channels, inputs, wanted, others, len(sets.neighbours))
+    return Gated(raised, _behind(loaded, reader, units), units, linear)
 
 
 def _channels(problem: Problem, most: int) -> Int[Tensor, " rows"]:
@@ -174,11 +192,21 @@ def _answered(work: Work, records: Sequence[Record]) -> list[Record]:
     return [replace(record, answer=text or None) for record, text in zip(records, answers, strict=True)]
 
 
-def _last(work: Work, name: str, reader: Reader, records: Sequence[Record]) -> tuple[Tensor, Tensor]:
-    """[prompts, d] inputs of the next MLP and outputs of its layer, at the last prompt tokens."""
-    batches = work.capture(name, [reader.input_site], records, with_answer=False, last_only=True)
-    rows = join([batch[reader.site.layer] for batch in batches])
+def _last(work: Work, name: str, reader: Reader, records: Sequence[Record], edit: Edit) -> tuple[Tensor, Tensor]:
+    """[prompts, d] inputs of the next MLP and outputs of its layer under an edit, at the last prompt tokens."""
+    with edit.applied(work.loaded.model):
+        batches = work.capture(name, [reader.input_site], records, with_answer=False, last_only=True)
+        rows = join([batch[reader.site.layer] for batch in batches])
     return rows.inner, rows.residual
+
+
+def _both(one: Solution, other: Solution) -> Solution:
+    """Two changes of a matrix as one."""
+    return Solution(torch.cat([one.write, other.write], dim=1), torch.cat([one.read, other.read]))
+
+
+def _scaled(solution: Solution, strength: float) -> Solution:
+    return Solution(strength * solution.write, solution.read)
 
 
 def _reference(work: Work, reader: Reader, records: Sequence[Record]) -> Float[Tensor, " d"]:

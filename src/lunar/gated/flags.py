@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from lunar.moments import Moments
@@ -37,7 +38,9 @@ SWEEPS = {"bar": 12, "flags": 60}
 LOWEST = -0.25
 """What a flag may read where it is not to stand. Unbounded, it would write much where nothing is wanted."""
 WIDTH_SHARE = 8
-"""At most one in so many directions of the residual stream becomes a channel; beyond, prompts share them."""
+"""At most one in so many directions of the residual stream becomes a channel; beyond, prompts share a few."""
+SHARED = 4
+"""Channels where prompts share them. Fewer read better, and leave more to whoever subtracts their mean."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +75,13 @@ class Flags:
 
 
 def channels_of(inner: Float[Tensor, "rows m"], most: int) -> Int[Tensor, " rows"]:
-    """Which channel each row belongs to: its own while there are enough, else those like it share one."""
+    """Which channel each row belongs to: its own while there are enough, else those like it share one (k-means)."""
     count = len(inner)
     if count <= most:
         return torch.arange(count)
     centred = inner.double() - inner.double().mean(0)
-    first = torch.linalg.svd(centred, full_matrices=False).U[:, 0]
-    found = torch.empty(count, dtype=torch.long)
-    found[first.argsort()] = torch.arange(count) * most // count
-    return found
+    _, labels = kmeans2(centred.numpy(), min(most, SHARED), minit="++", seed=0)
+    return torch.unique(torch.from_numpy(labels).long(), return_inverse=True)[1]
 
 
 def find_flags(

@@ -15,13 +15,15 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from lunar.collect import Work, neighbours_of, tail_of, translated
+from lunar.collect import Problem, Sets, Work, neighbours_of, tail_of, translated
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
+from lunar.gated import build
 from lunar.interrupted import SavedSums
 from lunar.method import Unlearned, check_changed, prepare
 from lunar.models import LoadedModel, Site, site_at
 from lunar.neighbours import about_the_same
+from lunar.passage import passage_of
 from lunar.preflight import check_ledger
 from lunar.progress import Progress
 from lunar.records import Record, deduplicate, sample
@@ -32,10 +34,11 @@ from lunar.requests.provenance import changes, hashes_of, proof
 from lunar.requests.record import KEY_FILE, name_id, new_key, prompt_id, prompts_id, request_id
 from lunar.requests.state import Change, Request, Shared, State
 from lunar.requests.store import KEPT, Writer, text_writer
+from lunar.rewordings import rewordings
 from lunar.select.feasible import check_known
 from lunar.select.own_words import answer, declined
 from lunar.select.search import ASKED
-from lunar.settings import Settings
+from lunar.settings import HARDENED, Settings
 from lunar.solve import Gate, Solution, thin
 from lunar.weights import parameter_of
 
@@ -61,7 +64,7 @@ def start(
     `name` and `forget_moments` are those of `add`; `saved` is where sums are kept in case the run is cut off.
     """
     settings = settings or Settings()
-    check_ledger(settings)
+    check_ledger(settings, forget_moments)
     task = prepare(loaded, forget, retain, reference, settings, progress, saved)
     site, work, resolved = task.site, task.work, replace(task.settings, layer=task.site.layer)
     text = new_key()
@@ -77,7 +80,7 @@ def start(
         searched=settings.layer == "auto",
     )
     state = State(shared, (), Joint(base, {}, resolved, tail_of(resolved)), key)
-    change = _joined(state, "start", work, forget, task.retain, name, forget_moments)
+    change = _joined(state, "start", work, forget, task.retain, name, forget_moments, reference=task.reference)
     counts = {"retain_prompts": len(task.retain), "reference_prompts": len(task.reference)}
     found = change.found
     if found is not None:
@@ -114,6 +117,11 @@ def add(
     """
     if not forget:
         raise LunarError("The forget set must hold at least one prompt, but it is empty: add one.")
+    if state.shared.settings.target == HARDENED:
+        raise LunarError(
+            "A hardened ledger was expected to stay with the request it was started with: ask for all prompts in one "
+            "request of a new ledger, or start one without --harden, which takes any number."
+        )
     site = site_at(loaded.model, state.shared.site.layer)
     _check_model(state.shared, loaded, site)
     # Whoever is forgotten is no neighbour: neither this request's own prompts nor those of an earlier one.
@@ -142,7 +150,10 @@ def undo(state: State, name: str) -> Change:
 
 
 def edit_of_all(joint: Joint, shared: Shared) -> Edit:
-    """The edit of all requests together; of rank 0 without any."""
+    """The edit of all requests together; of rank 0 without any. A hardened one is kept as it is."""
+    for part in joint.parts.values():
+        if part.hardened is not None:
+            return part.hardened
     solution, strength = joint.solve(), shared.settings.strength or 0.0
     pairs = [] if solution is None else [(solution.write * strength, solution.read)]
     pairs += [(one.write, one.read) for one in joint.frozen]
@@ -170,6 +181,7 @@ def _joined(
     name: str | None,
     forget_moments: bool,
     released: Sequence[Record] = (),
+    reference: Sequence[Record] = (),
 ) -> Change:
     """A request collected and solved together with those of the state; its neighbours bear the names in `named`."""
     shared, settings = replace(state.shared, asked=state.shared.asked + 1), state.shared.settings
@@ -188,6 +200,9 @@ def _joined(
     # A first request was checked by the search for its layer.
     warnings = _check_known(work, forget, shared) if action == "add" else []
     part = gather_part(work, shared.site, forget, beside, settings, state.key, released)
+    if settings.target == HARDENED:
+        sets = Sets(forget, named, beside, reference, rewordings(forget, settings.rewordings, settings.seed))
+        part = replace(part, hardened=_hardened(work, state.joint, part, sets, shared))
     joint = replace(state.joint, parts={**state.joint.parts, request.id: part})
     with work.stage("solve", announced=True):
         gate, rows = joint.gates()[request.id], joint.counts()
@@ -221,6 +236,26 @@ def _joined(
         found=found,
         warnings=tuple(warnings),
     )
+
+
+def _hardened(work: Work, joint: Joint, part: Part, sets: Sets, shared: Shared) -> Edit:
+    """The hardened edit of a first request, from the sums that are kept of it."""
+    redirected = part.redirected(joint.tail)
+    prompt = part.prompt[redirected]
+    given = part.given[prompt]
+    problem = Problem(
+        shared.site,
+        passage_of(work.loaded.model, shared.site),
+        joint.base.mean,
+        replace(joint, parts={"": part}).pinned,
+        part.inner[redirected],
+        part.residual,
+        part.from_end[redirected],
+        given,
+        prompt != given,
+    )
+    card = asdict(shared.settings) | {"tail": joint.tail}
+    return build(work, sets, problem, shared.settings).edit(work.loaded, shared.site, card)
 
 
 def _check_known(work: Work, forget: Sequence[Record], shared: Shared) -> list[str]:

@@ -52,6 +52,16 @@ def unpacked(name: str, tensors: Mapping[str, Tensor]) -> Moments:
     return symmetric(Moments(second, int(rows)))
 
 
+def of_bytes(content: bytes) -> Tensor:
+    """A file's content as a tensor of bytes."""
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+
+def to_bytes(tensor: Tensor) -> bytes:
+    """The content again."""
+    return bytes(tensor.numpy())
+
+
 def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write one safetensors file."""
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, {"format": FORMAT})

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from lunar import targets
-from lunar.edit import Edit
+from lunar.edit import CARD_FILE, WEIGHTS_FILE, Edit
 from lunar.moments import Moments, ReferenceMean
 from lunar.requests import packing
 from lunar.requests.record import ID_BYTES
@@ -36,8 +36,9 @@ Ids = UInt8[Tensor, "prompts 16"]
 
 
 _THIN = ("inner", "from_end", "prompt", "given", "residual", "ids", "neighbour_ids")
+_HARDENED = tuple(f"hardened.{name}" for name in (CARD_FILE, WEIGHTS_FILE))
 _RELEASED = tuple(f"released.{name}" for name in ("inner", "from_end", "prompt", "ids"))
-"""Tensors of a part in its file, beside its neighbours' sums."""
+"""Tensors of a part in its file, beside its neighbours' sums and, in a hardened ledger, the edit's two files."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class Part:
         neighbours: moments of its neighbours, or the file that holds them: they are much larger than the rest.
         neighbour_ids: of these.
         released: what is no longer to be left alone for its sake.
+        hardened: the whole edit where the ledger is a hardened one, which holds one request; else None.
     """
 
     inner: Float[Tensor, "tokens m"]
@@ -124,12 +126,15 @@ class Part:
     neighbours: Moments | Path
     neighbour_ids: UInt8[Tensor, "neighbours 16"]
     released: Released
+    hardened: Edit | None = None
 
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
         thin = {name: getattr(self, name) for name in _THIN}
         released = {name: getattr(self.released, name.partition(".")[2]) for name in _RELEASED}
-        packing.save(path, thin | released | packing.packed("neighbours", self.neighbour_moments()))
+        files = () if self.hardened is None else self.hardened.files().items()
+        hardened = {f"hardened.{name}": packing.of_bytes(content) for name, content in files}
+        packing.save(path, thin | released | hardened | packing.packed("neighbours", self.neighbour_moments()))
 
     @classmethod
     def load(cls, path: Path) -> Part:
@@ -139,9 +144,11 @@ class Part:
             released = {name.partition(".")[2]: tensors[name] for name in _RELEASED if name in tensors}
             thin = {name: tensors[name] for name in _THIN}
             free = Released(**released) if released else Released.nothing(thin["inner"].shape[1])
-            return cls(neighbours=path, released=free, **thin)
+            files = [packing.to_bytes(tensors[name]) for name in _HARDENED if name in tensors]
+            hardened = Edit.of_bytes(*files) if files else None
+            return cls(neighbours=path, released=free, hardened=hardened, **thin)
 
-        return packing.load(path, build, (*_THIN, *_RELEASED))
+        return packing.load(path, build, (*_THIN, *_RELEASED, *_HARDENED))
 
     def neighbour_moments(self) -> Moments:
         """The sums over the neighbours, read from their file if need be."""
@@ -238,9 +245,7 @@ class Joint:
         for _, part in self.ordered():
             inner, position = part.inner[part.redirected(self.tail)], part.from_end[part.redirected(self.tail)]
             weights = torch.full((len(inner),), self.settings.forget_weight, dtype=torch.float64)
-            built = targets.build(
-                self.settings.target, self.base.mean.mean(), part.residual, position.clamp(min=0), weights
-            )
+            built = targets.build(self.settings.target, self.base.mean.mean(), part.residual, position, weights)
             inners.append(inner)
             terms.append(self._less_frozen(built, inner))
         joined = [
@@ -313,9 +318,9 @@ def reach(part: Part, edit: Edit, base: Base, tail: int) -> Float[Tensor, " prom
     last = part.from_end[part.redirected(tail)] == 0
     residual, inner = part.residual[last], part.inner[part.from_end == 0].double()
     direction = targets.mean_shift(base.mean.mean(), residual, torch.zeros(len(residual), dtype=torch.int64))[0]
-    moved = torch.zeros(len(inner), len(direction), dtype=torch.float64)
-    for factors in edit.factors:
-        moved += inner @ factors.read.double().T @ (factors.write.double() / base.arriving()[:, None]).T
+    # Of a hardened edit the first matrix is the shifted one, and the flags there write nothing along the direction.
+    shifted = edit.factors[0]
+    moved = inner @ shifted.read.double().T @ (shifted.write.double() / base.arriving()[:, None]).T
     return moved @ direction / (direction @ direction)
 
 

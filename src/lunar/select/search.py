@@ -23,7 +23,7 @@ from lunar.select.paper import choose_by_answers
 from lunar.select.profile import LayerProfile, profile, ranked
 from lunar.select.trials import Bench, Candidate, Trial
 from lunar.select.verdict import complete, judge, ordered, reason
-from lunar.settings import Settings
+from lunar.settings import GATED, Settings
 
 LAYERS = 3
 """How many layers get the full least squares."""
@@ -191,22 +191,25 @@ def _best(
     Raises LunarError where none has.
     """
     order = [line.layer for line in ranked(lines)]
-    if settings.target == "gated":
+    if settings.target in GATED:
         order = [layer for layer in order if can_build(loaded, sites[layer])]
     if not order:
         raise LunarError(
             "A model with gated MLPs behind root-mean-square norms was expected, as Llama's, but this one has none: "
-            "choose another target than gated."
+            f"choose another target than {settings.target}."
         )
     return order[:most]
 
 
 def _candidate(work: Work, sets: Sets, problem: Problem, settings: Settings, effort: Effort) -> Candidate:
-    """The solution of one layer's problem; raises LunarError where a gated edit finds no threshold there."""
-    if settings.target != "gated":
+    """The solution of one layer's problem; raises LunarError where a gated edit finds no threshold there.
+
+    A hardened edit is tried by its threshold alone: what lies under it would cost several passes more.
+    """
+    if settings.target not in GATED:
         return Candidate(problem.site, problem.solve(settings), passage=problem.passage)
     effort.add(*_building(work, sets, problem.site))
-    built = build(replace(work, seconds={}, saved=None, resumed={}), sets, problem, settings)
+    built = build(replace(work, seconds={}, saved=None, resumed={}), sets, problem, replace(settings, target="gated"))
     return Candidate(problem.site, built.solution, built.behind)
 
 
@@ -228,7 +231,7 @@ def _tried(
     warnings = []
     refused: LunarError | None = None
     for problem in problems:
-        layer, gated = problem.site.layer, settings.target == "gated"
+        layer, gated = problem.site.layer, settings.target in GATED
         if gated and any(complete(trial) for trial in trials):
             break
         cost = effort.spent + (effort.of(*_building(work, sets, problem.site)) if gated else 0.0)

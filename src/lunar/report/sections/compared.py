@@ -30,6 +30,7 @@ METHODS = {
     "collapse": "ours, every activation onto the reference",
     "split": "ours, between shift and collapse",
     "gated": "ours, behind a threshold",
+    "hardened": "ours, a shift and a threshold",
     "ascent": "gradient ascent",
     "difference": "gradient difference",
     "kl": "gradient ascent held by divergence",
