@@ -5,17 +5,20 @@ import random
 import pytest
 import torch
 
+from lunar.attacks import run_attacks
 from lunar.edit import Edit, changed_tensors
 from lunar.errors import LunarError
 from lunar.evaluation import compare, summary
 from lunar.gated import can_build
-from lunar.gated.flags import LOWEST, channels_of, find_flags, one_sided
+from lunar.gated.flags import LOWEST, SHARED, channels_of, find_flags, one_sided
 from lunar.gated.reader import reader_behind
 from lunar.gated.units import _below_a_few
 from lunar.method import unlearn
 from lunar.models import find_sites, load_model
 from lunar.preflight import check_ledger
 from lunar.records import Record
+from lunar.requests.checks import verify
+from lunar.requests.ledger import Ledger
 from lunar.settings import Settings
 from lunar.tiny import world
 
@@ -63,7 +66,8 @@ def test_prompts_share_channels_only_where_there_are_too_few():
     rows = torch.randn(10, 6)
     assert channels_of(rows, 10).tolist() == list(range(10))
     shared = channels_of(torch.cat([rows, rows + 1e-4]), 10)
-    assert shared.bincount().tolist() == [2] * 10
+    assert 1 < len(shared.unique()) <= SHARED
+    assert torch.equal(shared[:10], shared[10:]), "prompts that look alike are in one channel"
 
 
 def test_a_one_sided_regression_is_the_ridge_where_nothing_is_one_sided_and_leaves_free_what_is():
@@ -186,3 +190,49 @@ def test_a_ledger_refuses_a_gated_edit_before_anything_is_loaded():
     with pytest.raises(LunarError, match="solves all of its requests together"):
         check_ledger(Settings(target="gated"))
     check_ledger(Settings(target="split"))
+    check_ledger(Settings(target="hardened"))
+    with pytest.raises(LunarError, match="--forget-moments throws away"):
+        check_ledger(Settings(target="hardened"), forget_moments=True)
+
+
+@pytest.fixture(scope="module")
+def hardened(forgotten, tmp_path_factory):
+    tiny, splits, _ = forgotten
+    folder = tmp_path_factory.mktemp("hardened") / "ledger"
+    reference = [Record(world.unknown(random.Random(number)).messages) for number in range(40)]
+    settings = Settings(target="hardened", layer=0)
+    return Ledger.start(
+        folder, tiny, splits["forget"], retain=splits["retain"], reference=reference, settings=settings, name="only"
+    )
+
+
+def test_a_hardened_edit_holds_without_its_threshold_and_when_an_answer_is_begun(forgotten, hardened):
+    tiny, splits, gated = forgotten
+    edit = hardened.edit()
+    scores = summary(compare(tiny, edit, splits))["scores"]
+    assert scores["forget"]["rouge1"]["after"] <= 0.05
+    assert scores["forget"]["refusal_rate"]["after"] >= 0.95
+    assert scores["retain"]["rouge1"]["after"] >= 0.98
+    assert scores["unseen"]["rouge1"]["after"] >= 0.90
+    # Whoever takes the matrices of the threshold out finds the linear part, which a gated edit does not have.
+    for found, low, high in ((edit, 0.0, 0.1), (gated.edit, 0.9, 1.0)):
+        bare = summary(compare(tiny, Edit(found.factors[:1]), {"forget": splits["forget"]}))["scores"]
+        assert low <= bare["forget"]["rouge1"]["after"] <= high
+    begun = {
+        name: run_attacks(tiny, one, splits["forget"], splits["retain"], ["prefill"]).findings[0].forget.value
+        for name, one in (("gated", gated.edit), ("hardened", edit))
+    }
+    assert begun["hardened"] <= begun["gated"] - 0.2
+
+
+def test_a_hardened_ledger_is_kept_checked_and_undone_and_takes_no_other_request(forgotten, hardened):
+    tiny, splits, _ = forgotten
+    again = Ledger(hardened.folder)
+    assert len(again.edit().factors) == 4
+    assert verify(hardened.folder)["faults"] == []
+    with pytest.raises(LunarError, match="stay with the request it was started with"):
+        again.add(tiny, splits["unseen"])
+    before = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
+    again.undo("only")
+    with again.edit().applied(tiny.model):
+        assert changed_tensors(before, tiny.model) == []

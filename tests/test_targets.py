@@ -126,3 +126,14 @@ def test_the_random_control_of_no_change_is_no_change() -> None:
     term = Term(torch.zeros(ROWS, WIDTH, dtype=torch.float64), torch.ones(ROWS, dtype=torch.float64))
     (control,) = targets.random_control((term,), torch.Generator().manual_seed(0))
     assert not control.wanted.any()
+
+
+def test_hardened_shifts_prompt_tokens_and_sends_answers_where_a_declined_question_ends() -> None:
+    torch.manual_seed(0)
+    reference, residual, weights = torch.randn(2, 4).double(), torch.randn(5, 4), torch.full((5,), 10.0)
+    position = torch.tensor([1, 0, -1, -2, 0])
+    (term,) = targets.build("hardened", reference, residual, position, weights)
+    prompts = position >= 0
+    assert torch.equal(term.wanted[prompts], targets.mean_shift(reference, residual[prompts], position[prompts]))
+    assert torch.equal(term.wanted[~prompts], reference[0] - residual[~prompts].double())
+    assert term.weights.tolist() == [10.0, 10.0, 2.0, 2.0, 10.0]

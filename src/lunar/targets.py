@@ -126,7 +126,8 @@ def hardened(
     wanted = torch.empty_like(residual.to(reference_mean))
     wanted[~answers] = mean_shift(reference_mean, residual[~answers], position[~answers])
     wanted[answers] = reference_mean[0] - residual[answers].to(reference_mean)
-    return (Term(wanted, weights.double() * torch.where(answers, answer_share, 1.0)),)
+    exact = weights.double()
+    return (Term(wanted, torch.where(answers, answer_share * exact, exact)),)
 
 
 def build(

@@ -15,7 +15,7 @@ import torch
 
 from lunar.activations import join
 from lunar.collect import Problem, Sets, Work, edit_of
-from lunar.evaluation import answer_records, own_answers
+from lunar.generation import greedy
 from lunar.records import Record
 from lunar.settings import Settings
 
@@ -23,6 +23,8 @@ BEHIND_INVENTED, BEHIND_RETAINED = 2, 3
 """How many of the answers are pinned behind each neighbour and each retain prompt."""
 REFUSALS = 3
 """How often the refusals count."""
+LONGEST = 48
+"""Tokens of an answer by the model."""
 
 
 def with_answers(work: Work, sets: Sets, problem: Problem, settings: Settings) -> Problem:
@@ -34,7 +36,9 @@ def with_answers(work: Work, sets: Sets, problem: Problem, settings: Settings) -
     Answers that the forget records do not have are the model's own.
     """
     loaded, site = work.loaded, problem.site
-    given = own_answers(loaded, sets.forget, name="forget", progress=work.progress)
+    with work.stage("own answers"):
+        own = iter(said(work, [record for record in sets.forget if not record.answer], "own answers", LONGEST))
+        given = [record if record.answer else next(own) for record in sets.forget]
     known = [record for record in given if record.answer]
     if not known:
         return problem
@@ -43,8 +47,7 @@ def with_answers(work: Work, sets: Sets, problem: Problem, settings: Settings) -
         rows = join([batch[site.layer] for batch in batches])
     shift = edit_of(loaded, site, problem.solve(settings), {}, 1.0, passage=problem.passage)
     with work.stage("refusals"), shift.applied(loaded.model):
-        said = answer_records(loaded, sets.forget, name="refusals", progress=work.progress)
-    refused = [replace(record, answer=text or None) for record, text in zip(sets.forget, said, strict=True)]
+        refused = said(work, sets.forget, "refusals", LONGEST)
     pinned = _elsewhere(known, sets, settings.seed) + [record for record in refused if record.answer] * REFUSALS
     sums = problem.sums()
     with work.stage("answers elsewhere"):
@@ -63,6 +66,16 @@ def with_answers(work: Work, sets: Sets, problem: Problem, settings: Settings) -
         prompt=torch.cat([problem.prompt, place[rows.sequence[answers]]]),
         reworded=torch.cat([problem.reworded, torch.zeros(int(answers.sum()), dtype=torch.bool)]),
     )
+
+
+def said(work: Work, records: Sequence[Record], name: str, longest: int) -> list[Record]:
+    """The records with what the model says to them as it is now."""
+    sequences = work.encode(name, records, with_answer=False)
+    if not sequences:
+        return []
+    report = work.reporter(name, len(sequences))
+    answers = greedy(work.loaded.model, work.loaded.tokenizer, sequences, max_new_tokens=longest, progress=report)
+    return [replace(record, answer=text or None) for record, text in zip(records, answers, strict=True)]
 
 
 def _elsewhere(known: Sequence[Record], sets: Sets, seed: int) -> list[Record]:

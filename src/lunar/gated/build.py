@@ -6,7 +6,7 @@ Retain activations are streamed; kept are a sample of write-back inputs for the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,17 +17,16 @@ from lunar.activations import join
 from lunar.collect import Problem, Sets, Work, edit_of
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
-from lunar.gated.answers import with_answers
+from lunar.gated.answers import said, with_answers
 from lunar.gated.flags import WIDTH_SHARE, channels_of, find_flags
 from lunar.gated.reader import Reader, reader_behind
 from lunar.gated.units import Units, find_units
-from lunar.generation import greedy
 from lunar.models import LoadedModel, Site
 from lunar.moments import Moments, ReferenceMean
 from lunar.passage import writes_directly
 from lunar.records import Record
 from lunar.settings import HARDENED, Settings
-from lunar.solve import Solution
+from lunar.solve import Solution, thin
 
 SAMPLED = 0.35
 """Share of the pinned tokens before the last by which the bar is fitted."""
@@ -92,7 +91,7 @@ def build(work: Work, sets: Sets, problem: Problem, settings: Settings) -> Gated
     loaded, site = work.loaded, problem.site
     reader = _reader(loaded, site)
     with work.stage("refusals"):
-        answered = _answered(work, sets.neighbours[:ANSWERED])
+        answered = said(work, sets.neighbours[:ANSWERED], "refusals", LONGEST)
     pinned = [*sets.retain, *answered, *sets.neighbours[ANSWERED:]]
     with work.stage("bar"):
         seen = _look(work, site, reader, pinned)
@@ -182,16 +181,6 @@ def _look(work: Work, site: Site, reader: Reader, records: Sequence[Record]) -> 
     return _Seen(torch.cat(rows), torch.cat(last), torch.cat(answer), spread.second, use * written)
 
 
-def _answered(work: Work, records: Sequence[Record]) -> list[Record]:
-    """The records with what the model says to them."""
-    sequences = work.encode("refusals", records, with_answer=False)
-    if not sequences:
-        return []
-    report = work.reporter("refusals", len(sequences))
-    answers = greedy(work.loaded.model, work.loaded.tokenizer, sequences, max_new_tokens=LONGEST, progress=report)
-    return [replace(record, answer=text or None) for record, text in zip(records, answers, strict=True)]
-
-
 def _last(work: Work, name: str, reader: Reader, records: Sequence[Record], edit: Edit) -> tuple[Tensor, Tensor]:
     """[prompts, d] inputs of the next MLP and outputs of its layer under an edit, at the last prompt tokens."""
     with edit.applied(work.loaded.model):
@@ -202,7 +191,7 @@ def _last(work: Work, name: str, reader: Reader, records: Sequence[Record], edit
 
 def _both(one: Solution, other: Solution) -> Solution:
     """Two changes of a matrix as one."""
-    return Solution(torch.cat([one.write, other.write], dim=1), torch.cat([one.read, other.read]))
+    return thin(torch.cat([one.write, other.write], dim=1), torch.cat([one.read, other.read]))
 
 
 def _scaled(solution: Solution, strength: float) -> Solution:

@@ -78,6 +78,7 @@ def build_report(
                 "shape": [site.width, site.inner_width],
                 "rank": unlearned.edit.rank,
                 "stored_numbers": unlearned.edit.stored_numbers,
+                "others": [part.module_name for part in unlearned.edit.factors if part.module_name != site.module_name],
             },
             "gate": {
                 "values": _statistics(unlearned.gate.values.tolist()),

@@ -66,7 +66,7 @@ def unlearned(report: Mapping[str, Any], folder: Path, model: str) -> Renderable
         f"{count(counts['reference_prompts'], 'reference prompt')}.",
         *([note] if built_in else []),
         f"Edited layer {matrix['layer']}, {matrix['module_name']} {matrix['shape']}, rank {matrix['rank']}, target "
-        f"{report['settings']['target']}: {matrix['stored_numbers']} numbers.",
+        f"{report['settings']['target']}: {matrix['stored_numbers']} numbers{_beside(matrix)}.",
         *_instead_of_mlp(matrix),
         *_resumed(report["resumed"]),
         *(chosen(report["choice"]) if report["choice"] else []),
@@ -83,6 +83,12 @@ def unlearned(report: Mapping[str, Any], folder: Path, model: str) -> Renderable
         *([Text(seen)] if counts["forget_prompts"] > 1 else []),
         files(folder, model),
     )
+
+
+def _beside(matrix: Mapping[str, Any]) -> str:
+    """Which matrices a threshold has changed besides."""
+    others = matrix.get("others") or []
+    return f", with those of {', '.join(others)}" if others else ""
 
 
 def _instead_of_mlp(matrix: Mapping[str, Any]) -> list[str]:

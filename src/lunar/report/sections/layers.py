@@ -13,8 +13,10 @@ def layers(contents: Contents) -> Section | None:
     matrix, choice = contents.report.get("matrix"), contents.report.get("choice")
     if not matrix:
         return None
+    others = matrix.get("others") or []
+    changed = "Changed is one matrix" if not others else f"Changed are {', '.join(others)} and, before them"
     edited = (
-        f"Changed is one matrix, {matrix['module_name']} in layer {matrix['layer']}, by rank {matrix['rank']}: "
+        f"{changed}, {matrix['module_name']} in layer {matrix['layer']}, by rank {matrix['rank']}: "
         f"{matrix['stored_numbers']:,} numbers."
     )
     if not choice:
