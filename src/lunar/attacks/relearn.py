@@ -4,8 +4,8 @@ Source: relearning as in "Eight Methods to Evaluate Robust Unlearning in LLMs" (
 Obfuscating? Jogging the Memory of Unlearned LLMs via Benign Relearning" (arXiv 2406.13356); the steps, the rate of
 2e-4 and the 64 examples are this library's. Three kinds of data, each an attack: retain records, facts that have
 nothing to do with the data, and one half of the forget records, scored on the other half. Where there is time also by
-LoRA. An attacker needs the weights, a training loop and that data. Control: the model that never knew trained in the
-same way, since whoever has read one half of the answers guesses the form of the others.
+LoRA, for the most steps. An attacker needs the weights, a training loop and that data. Control: the model that never
+knew trained in the same way, since whoever has read one half of the answers guesses the form of the others.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _variants(case: Case, data: str, records: Sequence[Record]) -> Iterator[Vari
     for steps in case.budget.steps:
         settings = {"data": data, "records": len(chosen), "steps": steps, "learning_rate": LEARNING_RATE}
         yield Variant(settings, partial(relearnt, case.unlearned, chosen, steps, seed=case.seed))
-        if len(case.budget.steps) > 1:
+        if len(case.budget.steps) > 1 and steps == max(case.budget.steps):
             low = settings | {"learning_rate": LORA_RATE, "rank": RANK}
             trained = partial(relearnt, learning_rate=LORA_RATE, rank=RANK, seed=case.seed)
             yield Variant(low, partial(trained, case.unlearned, chosen, steps))
