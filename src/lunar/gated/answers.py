@@ -16,6 +16,7 @@ import torch
 from lunar.activations import join
 from lunar.collect import Problem, Sets, Work, edit_of
 from lunar.generation import greedy
+from lunar.moments import Moments
 from lunar.records import Record
 from lunar.settings import Settings
 
@@ -49,17 +50,17 @@ def with_answers(work: Work, sets: Sets, problem: Problem, settings: Settings) -
     with work.stage("refusals"), shift.applied(loaded.model):
         refused = said(work, sets.forget, "refusals", LONGEST)
     pinned = _elsewhere(known, sets, settings.seed) + [record for record in refused if record.answer] * REFUSALS
-    sums = problem.sums()
+    more = Moments.zeros(site.inner_width)
     with work.stage("answers elsewhere"):
         for batch in work.capture("answers elsewhere", [site], pinned, with_answer=True):
             other = batch[site.layer]
             inner = other.inner[other.from_end < 0]
-            sums = sums.merge(type(sums).zeros(site.inner_width).update(inner, _weights(inner, settings)))
+            more.update(inner, torch.full((len(inner),), settings.retain_weight))
     answers = rows.from_end < 0
     place = torch.tensor([index for index, record in enumerate(given) if record.answer])
     return replace(
         problem,
-        moments=sums,
+        moments=problem.sums().merge(more),
         inner=torch.cat([problem.inner, rows.inner[answers]]),
         residual=torch.cat([problem.residual, rows.residual[answers]]),
         position=torch.cat([problem.position, rows.from_end[answers]]),
@@ -86,7 +87,3 @@ def _elsewhere(known: Sequence[Record], sets: Sets, seed: int) -> list[Record]:
     return [
         replace(record, answer=rng.choice(answers)) for group, count in counts for record in group for _ in range(count)
     ]
-
-
-def _weights(inner: torch.Tensor, settings: Settings) -> torch.Tensor:
-    return torch.full((len(inner),), settings.retain_weight)

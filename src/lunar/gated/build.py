@@ -112,11 +112,12 @@ def build(work: Work, sets: Sets, problem: Problem, settings: Settings) -> Gated
         )
     raised, linear = flags.solution(), None
     strength = 1.0 if settings.strength is None else settings.strength
+    if settings.target == HARDENED:
+        linear = _scaled(with_answers(work, sets, problem, settings).solve(settings), strength)
     with work.stage("units"):
         flagged = edit_of(loaded, site, raised, {}, 1.0)
         inputs, residual = _last(work, "flags", reader, sets.redirected, flagged)
-        if settings.target == HARDENED:
-            linear = _scaled(with_answers(work, sets, problem, settings).solve(settings), strength)
+        if linear is not None:
             strength *= HARDER
             flagged = edit_of(loaded, site, _both(raised, linear), {}, 1.0)
             inputs, _ = _last(work, "linear", reader, sets.redirected, flagged)
