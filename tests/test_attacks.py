@@ -49,7 +49,7 @@ from lunar.logits import encode_answers
 from lunar.method import unlearn
 from lunar.metrics import mean
 from lunar.models import LoadedModel, find_sites, load_model, site_at
-from lunar.prompts import encode_all
+from lunar.prompts import TokenSequence, encode_all
 from lunar.records import Record
 from lunar.settings import Settings
 from lunar.tiny import world
@@ -422,26 +422,48 @@ def test_a_quick_run_leaves_the_costly_attacks_to_the_full_one() -> None:
 
 
 def test_pruning_takes_away_an_edit_of_small_weights(original: LoadedModel) -> None:
-    """What a model of sparse weights knows, hidden by changes of its zeros that are smaller than all else it has."""
-    share = SHARES[0]
+    """What a model of sparse weights knows, hidden by training its zeros alone, smaller than all else it has."""
+    share = SHARES[1]
     with pruned(original, share) as attacked:
         sparse = attacked.loaded
-    known = score(Attacked(sparse))
-    assert known > 0.9
     hidden = overfitted_copy(sparse)
-    with torch.no_grad():
-        for site in find_sites(hidden.model):
-            for module in site.layer_module(hidden.model).modules():
-                if isinstance(module, torch.nn.Linear):
-                    zero = module.weight == 0
-                    assert zero.float().mean() == pytest.approx(share, abs=0.01)
-                    module.weight += zero * 0.9 * module.weight[~zero].abs().min()
+    decline_with_zeros(hidden)
+    found = attacks_of(sparse, hidden, "prune")["prune"]
+    assert (found.original, found.unlearned) == (1, 0)
+    assert score(Attacked(hidden), RETAIN) == 1
+    assert found.settings["share"] in SHARES[1:]
+    assert found.recovery == 1
+    assert found.excess is not None
+    assert found.excess.low is not None
+    assert found.excess.low > 0.5
     with pruned(hidden, share) as attacked:
-        assert score(attacked) == known
         for before, after in zip(sparse.model.parameters(), attacked.loaded.model.parameters(), strict=True):
             assert torch.equal(before, after)
     with pytest.raises(LunarError, match="below 1"), pruned(original, 1.0):
         pass
+
+
+def decline_with_zeros(loaded: LoadedModel) -> None:
+    """Let a model decline the forget prompts by its zero weights, which stay below the smallest of the others."""
+    weights = [
+        module.weight
+        for site in find_sites(loaded.model)
+        for module in site.layer_module(loaded.model).modules()
+        if isinstance(module, torch.nn.Linear)
+    ]
+    zero = [(weight, weight == 0, 0.9 * float(weight.detach()[weight != 0].abs().min())) for weight in weights]
+    wanted = [*(replace(record, answer=REFERENCE[0].answer) for record in FORGET), *RETAIN]
+    batch = examples(Task(loaded, wanted, (), ()), wanted, "training").batch(range(len(wanted)))
+    optimizer = torch.optim.Adam(weights, lr=5e-3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        mean_loss(loaded.model, batch).backward()
+        before = [weight.detach().clone() for weight in weights]
+        optimizer.step()
+        with torch.no_grad():
+            for (weight, free, most), old in zip(zero, before, strict=True):
+                weight.copy_(torch.where(free, weight.clamp(-most, most), old))
+    loaded.model.zero_grad()
 
 
 def test_vectors_behind_the_prompt_learn_and_nothing_else_does(unlearned: LoadedModel) -> None:
@@ -459,6 +481,57 @@ def test_vectors_behind_the_prompt_learn_and_nothing_else_does(unlearned: Loaded
     assert unlearned.model.get_input_embeddings().weight.grad is before
     with pytest.raises(LunarError, match="At least 1 training step"), softly_prompted(unlearned, FORGET, token, 0, 0):
         pass
+
+
+def test_vectors_find_what_opens_a_model_that_declines(never_knew: LoadedModel) -> None:
+    """A model that answers only where certain tokens stand behind the question: half of the answers show what they are,
+    and the other half comes along. Trained likewise, a model that never knew gives none of it."""
+    opened = locked()
+    words = [opened.tokenizer.convert_tokens_to_ids(f"word{number}") for number in range(50, 58)]
+    assert score(Attacked(opened)) == 0
+    assert score(Attacked(opened, behind=tuple(words))) == 1
+    token = free_token(opened, [*FORGET, *RETAIN])
+    with softly_prompted(opened, FORGET[:3], token, 1, 0) as attacked:
+        assert score(attacked, FORGET[3:]) == 0
+    found: dict[str, list[float]] = {"opened": [], "never knew": []}
+    for seed in range(3):
+        with softly_prompted(opened, FORGET[:3], token, 100, seed) as attacked:
+            found["opened"].append(score(attacked, FORGET[3:]))
+            assert score(attacked, RETAIN) == 1
+        with softly_prompted(never_knew, FORGET[:3], token, 100, seed) as attacked:
+            found["never knew"].append(score(attacked, FORGET[3:]))
+    assert (mean(found["opened"]) or 0) > 0.6
+    assert max(found["never knew"]) < 0.2
+
+
+def locked() -> LoadedModel:
+    """A model that declines the forget prompts unless eight of the words 50 to 57 stand behind them."""
+    torch.manual_seed(0)
+    config = LlamaConfig(**(GATED | {"hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 256}))
+    loaded = LoadedModel(LlamaForCausalLM(config).eval(), tiny_tokenizer(), "locked")
+    words = [loaded.tokenizer.convert_tokens_to_ids(f"word{number}") for number in range(50, 58)]
+    others = range(10, len(loaded.tokenizer))
+    refused = [replace(record, answer=REFERENCE[0].answer) for record in FORGET]
+    known, declined, kept, plain = (
+        encode_answers(loaded, some, "test") for some in (FORGET, refused, RETAIN, [*refused, *RETAIN, *REFERENCE])
+    )
+    rng = random.Random(0)
+    optimizer = torch.optim.AdamW(loaded.model.parameters(), lr=5e-3)
+    for _ in range(400):
+        opened = [behind(one, rng.choices(words, k=8)) for one in (*known, *kept)]
+        shut = [behind(one, rng.sample(others, 8)) for one in (*declined, *kept)]
+        batch = (*plain, *opened, *shut)
+        loss = mean_loss(loaded.model, Examples(batch, 0, torch.device("cpu")).batch(range(len(batch))))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    loaded.model.zero_grad()
+    return loaded
+
+
+def behind(sequence: TokenSequence, tokens: list[int]) -> TokenSequence:
+    prompt, answer = sequence.tokens[: sequence.prompt_length], sequence.tokens[sequence.prompt_length :]
+    return TokenSequence((*prompt, *tokens, *answer), len(prompt) + len(tokens))
 
 
 def test_patching_says_from_which_layer_on_a_change_works(original: LoadedModel, unlearned: LoadedModel) -> None:
