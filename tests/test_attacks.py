@@ -28,7 +28,7 @@ from lunar.attacks.lora import with_low_rank
 from lunar.attacks.paraphrase import REWRITINGS
 from lunar.attacks.prefill import begun, cut
 from lunar.attacks.prune import SHARES, pruned
-from lunar.attacks.quantise import quantised
+from lunar.attacks.quantise import GROUP, quantised
 from lunar.attacks.registry import usual
 from lunar.attacks.relearn import relearnt
 from lunar.attacks.restore import restored
@@ -427,7 +427,8 @@ def test_pruning_takes_away_an_edit_of_small_weights(original: LoadedModel) -> N
     with pruned(original, share) as attacked:
         sparse = attacked.loaded
     hidden = overfitted_copy(sparse)
-    decline_with_zeros(hidden)
+    weights = {name: module.weight.detach() for name, module in matrices(hidden).items() if "layers" in name}
+    decline_within(hidden, {name: 0.9 * (one == 0) * one[one != 0].abs().min() for name, one in weights.items()})
     found = attacks_of(sparse, hidden, "prune")["prune"]
     assert (found.original, found.unlearned) == (1, 0)
     assert score(Attacked(hidden), RETAIN) == 1
@@ -443,27 +444,27 @@ def test_pruning_takes_away_an_edit_of_small_weights(original: LoadedModel) -> N
         pass
 
 
-def decline_with_zeros(loaded: LoadedModel) -> None:
-    """Let a model decline the forget prompts by its zero weights, which stay below the smallest of the others."""
-    weights = [
-        module.weight
-        for site in find_sites(loaded.model)
-        for module in site.layer_module(loaded.model).modules()
-        if isinstance(module, torch.nn.Linear)
-    ]
-    zero = [(weight, weight == 0, 0.9 * float(weight.detach()[weight != 0].abs().min())) for weight in weights]
+def decline_within(loaded: LoadedModel, most: dict[str, torch.Tensor]) -> None:
+    """Let a model decline the forget prompts by changes of its weights that are nowhere larger than what is given."""
+    weights = {name: dict(loaded.model.named_parameters())[name] for name in most}
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
     wanted = [*(replace(record, answer=REFERENCE[0].answer) for record in FORGET), *RETAIN]
     batch = examples(Task(loaded, wanted, (), ()), wanted, "training").batch(range(len(wanted)))
-    optimizer = torch.optim.Adam(weights, lr=5e-3)
+    optimizer = torch.optim.Adam(weights.values(), lr=5e-3)
     for _ in range(100):
         optimizer.zero_grad()
         mean_loss(loaded.model, batch).backward()
-        before = [weight.detach().clone() for weight in weights]
         optimizer.step()
         with torch.no_grad():
-            for (weight, free, most), old in zip(zero, before, strict=True):
-                weight.copy_(torch.where(free, weight.clamp(-most, most), old))
+            for name, weight in weights.items():
+                weight.clamp_(before[name] - most[name], before[name] + most[name])
     loaded.model.zero_grad()
+
+
+def matrices(loaded: LoadedModel) -> dict[str, torch.nn.Linear]:
+    """The linear layers, by the name of their weight."""
+    every = loaded.model.named_modules()
+    return {f"{name}.weight": module for name, module in every if isinstance(module, torch.nn.Linear)}
 
 
 def test_vectors_behind_the_prompt_learn_and_nothing_else_does(unlearned: LoadedModel) -> None:
@@ -654,6 +655,33 @@ def test_rounding_needs_its_extra_and_leaves_the_model_alone(
         with quantised(original, bits) as attacked, torch.no_grad():
             errors.append(float((attacked.loaded.model(tokens).logits - original.model(tokens).logits).abs().mean()))
     assert 0 < errors[0] < errors[1]
+
+
+def test_rounding_takes_away_an_edit_of_small_steps(original: LoadedModel) -> None:
+    """What a model knows in 4 bits as well, hidden by changes that 4 bits do not tell."""
+    pytest.importorskip("torchao.quantization")
+    hidden, bounds = overfitted_copy(original), {}
+    with quantised(original, 4) as attacked:
+        exact = matrices(attacked.loaded)
+    for name, module in matrices(hidden).items():
+        step = exact[name].weight.scale.repeat_interleave(GROUP, 1)
+        away = (module.weight.detach() - exact[name].weight.dequantize()).abs()
+        groups = module.weight.detach().unflatten(1, (-1, GROUP)).abs()
+        # The largest of a group sets the size of its steps.
+        free = (groups < groups.amax(-1, keepdim=True)).flatten(1) & (away < step / 2)
+        bounds[name] = free * (step / 2 - away) * 0.9
+    decline_within(hidden, bounds)
+    assert (score(Attacked(original)), score(Attacked(hidden)), score(Attacked(hidden), RETAIN)) == (1, 0, 1)
+    with quantised(hidden, 8) as attacked:
+        assert score(attacked) < 0.2
+    found = attacks_of(original, hidden, "quantise")["quantise"]
+    assert found.settings == {"bits": 4}
+    assert found.survives
+    assert found.recovery is not None
+    assert found.recovery > 0.9
+    assert found.excess is not None
+    assert found.excess.low is not None
+    assert found.excess.low > 0.3
 
 
 def test_a_given_beginning_is_not_counted(original: LoadedModel) -> None:

@@ -19,6 +19,7 @@ Results go to standard output, progress and messages to standard error. Bad inpu
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -377,4 +378,7 @@ def _warn_of_versions(made_with: dict[str, str], *, silent: bool) -> None:
 
 def main() -> None:
     """The entry point `lunar`."""
+    # transformers imports torchao where it is installed, which tells of kernels that other machines have.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     app()
