@@ -1,13 +1,16 @@
 """The page says what there is to say, loads nothing, runs nothing of what it shows, and holds nothing hidden."""
 
 import dataclasses
+import io
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from page_contents import CANARIES, HOSTILE, comparison, everything, examples, finding, hostile
 from plotly import graph_objects
+from rich.console import Console
 
 from lunar.evaluation import Comparison
 from lunar.records import Record
@@ -17,6 +20,7 @@ from lunar.report.examples import PER_SPLIT, pick
 from lunar.report.html import page
 from lunar.report.sections import sections
 from lunar.report.sentences import earlier, verdict
+from lunar.report.terminal import unlearned
 
 SECTIONS = {"scores", "back", "recognised", "layers", "over-time", "reproduce"}
 VOID = {"meta", "link", "input", "br", "img"}
@@ -219,6 +223,17 @@ def test_the_verdict_follows_the_numbers_and_says_its_limits():
     assert "better here than" in verdict(Contents(comparison=compared)).sentence
     compared["cells"][2]["deviation_score"] = 0.1
     assert "no better here" in verdict(Contents(comparison=compared)).sentence
+
+
+@pytest.mark.parametrize("target", ["shift", "hardened"])
+def test_what_a_hardened_edit_is_known_not_to_stand_is_said_on_the_page_and_in_the_terminal(target):
+    report = everything().report
+    report["settings"]["target"], report["resumed"] = target, {}
+    report["gate"]["leave_one_out"] = {"median": 1.0, "minimum": 0.9}
+    told = any("resists more attacks, not all" in limit for limit in verdict(Contents(report=report)).limits)
+    console = Console(record=True, width=400, file=io.StringIO())
+    console.print(unlearned(report, Path("out"), "tiny"))
+    assert told == ("resists more attacks, not all" in console.export_text()) == (target == "hardened")
 
 
 # Examples

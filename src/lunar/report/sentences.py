@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from lunar.report.contents import Contents, Plain, deviation
 from lunar.report.elements import count, holding, number, share
-from lunar.settings import BASELINES, RETAIN_ONLY
+from lunar.settings import BASELINES, HARDENED, RETAIN_ONLY
 
 FORGOTTEN, HALF_FORGOTTEN = 0.15, 0.4
 """Up to so much of the forgotten answers, the model "no longer gives" them, or gives "much less" of them."""
@@ -22,6 +22,13 @@ BARS = (
 )
 AS_FAR = 0.9
 """From this share of how far an earlier request's prompts were moved before, they count as moved as far."""
+HARDENED_LIMITS = (
+    "A hardened edit resists more attacks, not all, at a price. Measured on PISTOL (docs/results.md), the best "
+    "steering vector still brought back 0.20 of the answers beyond chance and retraining on other answers 0.24, and 0.03 more "
+    "of the answers that no retain data covered was lost than with the default. On the demo, half of what was "
+    "forgotten brought back most of the other half."
+)
+"""What the bars for a hardened edit are not met by; see docs/results.md, "Hardened"."""
 GOOD, MIXED, BAD, OPEN = "good", "mixed", "bad", "open"
 
 
@@ -129,11 +136,17 @@ def _limits(contents: Contents) -> list[str]:
         limits.append("No retain data was given: built-in prompts of general knowledge stood in for it.")
     if "retain" not in contents.scores():
         limits.append("Retained questions were not asked this time.")
+    limits += of_target(report)
     well, others = earlier(report)
     if well:
         limits.append(f"As far as before are moved the prompts of {count(len(well), 'earlier request')}.")
     limits += others
     return [*limits, *((report.get("choice") or {}).get("warnings") or ()), *(report.get("warnings") or ())]
+
+
+def of_target(report: Plain) -> list[str]:
+    """What an edit of its kind is known not to reach, in a sentence."""
+    return [HARDENED_LIMITS] if (report.get("settings") or {}).get("target") == HARDENED else []
 
 
 def earlier(report: Plain) -> tuple[list[str], list[str]]:

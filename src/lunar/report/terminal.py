@@ -13,7 +13,7 @@ from rich.text import Text
 
 from lunar.report.elements import count
 from lunar.report.narrow import fitting
-from lunar.report.sentences import earlier
+from lunar.report.sentences import earlier, of_target
 
 # Two metrics, so that the names of splits stay on one line of a terminal of 80 columns; report.json has all of them.
 _METRICS = {"rouge1": "ROUGE-1", "refusal_rate": "coherent refusals"}
@@ -70,6 +70,7 @@ def unlearned(report: Mapping[str, Any], folder: Path, model: str) -> Renderable
         *_instead_of_mlp(matrix),
         *_resumed(report["resumed"]),
         *(chosen(report["choice"]) if report["choice"] else []),
+        *of_target(report),
     ]
     seen = (
         f"Forget prompts left out once each would still be recognised by {_number(gate['median'])} (median) and "
