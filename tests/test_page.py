@@ -230,6 +230,7 @@ def test_what_a_hardened_edit_is_known_not_to_stand_is_said_on_the_page_and_in_t
     report = everything().report
     report["settings"]["target"], report["resumed"] = target, {}
     report["gate"]["leave_one_out"] = {"median": 1.0, "minimum": 0.9}
+    report["matrix"]["part"] = "MLP"
     told = any("resists more attacks, not all" in limit for limit in verdict(Contents(report=report)).limits)
     console = Console(record=True, width=400, file=io.StringIO())
     console.print(unlearned(report, Path("out"), "tiny"))

@@ -24,9 +24,9 @@ AS_FAR = 0.9
 """From this share of how far an earlier request's prompts were moved before, they count as moved as far."""
 HARDENED_LIMITS = (
     "A hardened edit resists more attacks, not all, at a price. Measured on PISTOL (docs/results.md), the best "
-    "steering vector still brought back 0.20 of the answers beyond chance and retraining on other answers 0.24, and 0.03 more "
-    "of the answers that no retain data covered was lost than with the default. On the demo, half of what was "
-    "forgotten brought back most of the other half."
+    "steering vector still brought back 0.20 of the answers beyond chance and retraining on other answers 0.24, and "
+    "0.03 more of the answers that no retain data covered was lost than with the default. On the demo, half of what "
+    "was forgotten brought back most of the other half."
 )
 """What the bars for a hardened edit are not met by; see docs/results.md, "Hardened"."""
 GOOD, MIXED, BAD, OPEN = "good", "mixed", "bad", "open"
