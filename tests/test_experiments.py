@@ -15,6 +15,7 @@ from lunar.tiny import train
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 import edges
+import grid
 import paper_table
 import pistol
 import recording
@@ -194,6 +195,36 @@ def test_edges_forget_every_group_with_every_share_and_finished_cells_are_kept(t
     monkeypatch.setattr(edges, "unlearn", None)
     assert edges.main() == 0
     assert "Bcd      tenth" in capsys.readouterr().out
+
+
+def test_the_grid_finds_a_better_setting_where_there_is_one_and_asks_no_more_than_it_must(toy, monkeypatch, capsys):
+    tried, asked = [], []
+
+    def fixed(loaded, forget, settings, **others):
+        tried.append(settings.target)
+        layer = 1 if settings.layer == "auto" else settings.layer
+        return unlearn(loaded, forget, settings=dataclasses.replace(settings, layer=layer), **others)
+
+    def answers(loaded, records):
+        """Nothing of what is to be forgotten (three questions) behind a collapse, else everything."""
+        asked.append(len(records))
+        return ["" if len(records) == 3 and tried[-1] == "collapse" else record.answer for record in records]
+
+    monkeypatch.setattr(grid, "unlearn", fixed)
+    monkeypatch.setattr(grid, "answer_records", answers)
+    paths = ["--data", str(toy / "data.json"), "--facts", str(toy / "facts.json"), "--output", str(toy / "out")]
+    monkeypatch.setattr(sys, "argv", ["grid.py", *paths, "--groups", "Abc"])
+    assert grid.main() == 0
+    (path,) = (toy / "out" / "cells").iterdir()
+    one = json.loads(path.read_text(encoding="utf-8"))
+    assert one["best"] == {"target": "collapse", "layer": 0, "forget_weight": 30.0, "strength": 1.0, "score": 0.0}
+    assert (one["chosen"]["score"], one["tried"], one["failed"]) == (100.0, 24, 0)
+    # The choice, twelve shifts that cannot be better than it, the collapse that is, and eleven that cannot be better.
+    assert asked == [3, 6, *[3] * 12, 3, 6, *[3] * 11]
+    assert (
+        "| 100.0 | target collapse, layer 0, forget weight 30.0, strength 1.0 | 0.0 | 100.0 |"
+        in capsys.readouterr().out
+    )
 
 
 def test_edges_tell_the_median_from_the_worst_and_rank_leaks():
