@@ -68,10 +68,11 @@ def score(loaded: LoadedModel, edit: Edit, request: Request, below: float = floa
     measured = request.splits.get("retain_unseen") or request.splits["retain"]
     with edit.applied(loaded.model):
         forget = mean(rouge1(answer_records(loaded, request.forget), request.forget)) or 0.0
-        if deviation_score(forget, 1.0) >= below:
-            return deviation_score(forget, 1.0)
+        least = deviation_score(forget, 1.0) or 0.0
+        if least >= below:
+            return least
         retain = mean(rouge1(answer_records(loaded, measured), measured)) or 0.0
-    return deviation_score(forget, retain)
+    return deviation_score(forget, retain) or 0.0
 
 
 def table(cells: dict[str, dict[str, Any]]) -> str:

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from lunar import targets
+from lunar.cholesky import BLOCK, add_below, borrowed, solve_below
 from lunar.edit import Factors
 from lunar.errors import LunarError
 from lunar.moments import FewRows, Moments
-from lunar.solve import Solution, gate, solve
+from lunar.solve import Solution, detectors, gate, remembering, solve
 from lunar.targets import Term
 
 INNER, WIDTH, PINNED, ROWS = 11, 5, 30, 8
@@ -307,6 +308,64 @@ def test_where_rounding_hides_the_ridge_both_forms_fall_back_on_one_solution(ran
     close(found @ case.inner.T, exact @ case.inner.T, 1e-6)
     with pytest.raises(LunarError, match="singular at ridge 0"):
         solve(sums, case.inner, terms, 0.0)
+
+
+@pytest.mark.parametrize("size", [5, BLOCK, 2 * BLOCK + 3])
+def test_a_borrowed_matrix_is_solved_within_itself_and_given_back_to_the_bit(size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    rows = torch.randn(size + 4, size, generator=generator, dtype=torch.float64)
+    more = torch.randn(3, size, generator=generator, dtype=torch.float64)
+    matrix = rows.T @ rows
+    matrix = torch.triu(matrix) + torch.triu(matrix, 1).T
+    before, right = matrix.clone(), torch.randn(size, 2, generator=generator, dtype=torch.float64)
+    with borrowed(matrix):
+        add_below(matrix, more.T, more)
+        found = solve_below(matrix, right, 0.5)
+        # The factor has taken the matrix's place, and nothing else was needed to hold it.
+        whole = before + more.T @ more + 0.5 * torch.eye(size, dtype=torch.float64)
+        close(matrix.tril() @ matrix.tril().T, whole)
+    assert torch.equal(matrix, before)
+    assert found is not None
+    close(whole @ found, right)
+    with pytest.raises(ZeroDivisionError), borrowed(matrix):  # noqa: PT012
+        matrix.diagonal().zero_()
+        raise ZeroDivisionError
+    assert torch.equal(matrix, before)
+    alike = solve_below(before.float(), right.float(), float(before.norm()))  # by torch
+    assert alike is not None
+    ridged = before + before.norm() * torch.eye(size, dtype=torch.float64)
+    close(alike.double(), torch.linalg.solve(ridged, right), 1e-4)
+
+
+def test_a_singular_matrix_is_told() -> None:
+    row = torch.ones(1, 6, dtype=torch.float64)
+    for added in (0.0, -3.0, 1e-18):
+        assert solve_below(row.T @ row, row.T, added) is None
+
+
+def test_what_was_solved_for_is_not_solved_again_and_what_was_not_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, solved = problem(17), []
+
+    def counting(moments: object, rows: torch.Tensor, *others: object) -> torch.Tensor:
+        solved.append(len(rows))
+        return detectors(moments, rows, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("lunar.solve.detectors", counting)
+    detect, moments = remembering(), case.moments
+    first = detect(moments, case.inner, case.weights, 1e-4)
+    assert torch.equal(detect(moments, case.inner.clone(), case.weights.clone(), 1e-4), first)
+    assert solved == [ROWS]
+    others = [
+        (case.inner[1:], case.weights[1:], 1e-4),
+        (case.inner[1:], 2 * case.weights[1:], 1e-4),
+        (case.inner[1:], 2 * case.weights[1:], 1e-3),
+    ]
+    for count, one in enumerate(others, 2):
+        assert torch.equal(detect(moments, *one), detectors(moments, *one))
+        assert len(solved) == count
+    moments.update(case.pinned, case.pinned_weights)
+    assert torch.equal(detect(moments, *others[-1]), detectors(moments, *others[-1]))
+    assert len(solved) == 5
 
 
 def test_leaving_out_what_the_problem_cannot_do_without_is_refused() -> None:

@@ -28,7 +28,7 @@ from lunar.prompts import TokenSequence, encode
 from lunar.records import Record
 from lunar.rewordings import reworded_sample, rewordings
 from lunar.settings import TAIL, Settings
-from lunar.solve import Gate, Solution, gate, solve
+from lunar.solve import Detect, Gate, Solution, gate, remembering, solve
 from lunar.weights import parameter_of
 
 
@@ -86,6 +86,7 @@ class Problem:
         position: [rows] counted from the prompt's end; negative for answer tokens.
         prompt: [rows] which forget prompt a row belongs to, as it was given or reworded.
         reworded: [rows] whether the row is of a rewording.
+        detect: what solves for them.
     """
 
     site: Site
@@ -97,6 +98,7 @@ class Problem:
     position: Int[Tensor, " rows"]
     prompt: Int[Tensor, " rows"]
     reworded: Bool[Tensor, " rows"]
+    detect: Detect = field(default_factory=remembering, repr=False, compare=False)
 
     def _weights(self, settings: Settings) -> Float[Tensor, " rows"]:
         return torch.full((len(self.inner),), settings.forget_weight, dtype=torch.float64)
@@ -109,13 +111,13 @@ class Problem:
         """The change of the residual stream at strength 1, as a matrix that wrote straight to it would make it."""
         weights = self._weights(settings)
         terms = targets.build(settings.target, self.mean.mean(), self.residual, self.position, weights)
-        return solve(self.moments, self.inner, terms, settings.ridge)
+        return solve(self.moments, self.inner, terms, settings.ridge, detect=self.detect)
 
     def gate(self, settings: Settings) -> Gate:
         """How the last tokens of the forget prompts are recognised, each left out with its rewordings."""
         last = self.position == 0
         weights = self._weights(settings)[last]
-        found = gate(self.moments, self.inner[last], weights, self.prompt[last], settings.ridge)
+        found = gate(self.moments, self.inner[last], weights, self.prompt[last], settings.ridge, detect=self.detect)
         return found.of(~self.reworded[last])
 
 
@@ -315,8 +317,8 @@ def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings, *
 
 
 def _sums(width: int, rows: int) -> Moments | FewRows:
-    """Where pinned rows are added: kept, which is smaller and solved faster, where fewer come than there are inputs."""
-    return FewRows(width) if rows < width else Moments.zeros(width)
+    """Where pinned rows are added: kept, where they and their products with each other take less than their sum."""
+    return FewRows(width) if rows * (rows + width) < width**2 else Moments.zeros(width)
 
 
 def edit_of(

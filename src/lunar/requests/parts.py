@@ -28,7 +28,7 @@ from lunar.moments import Moments, ReferenceMean
 from lunar.requests import packing
 from lunar.requests.record import ID_BYTES
 from lunar.settings import Settings
-from lunar.solve import Gate, Solution, gate, solve
+from lunar.solve import Detect, Gate, Solution, gate, remembering, solve
 from lunar.targets import Term
 
 Ids = UInt8[Tensor, "prompts 16"]
@@ -212,9 +212,14 @@ class Joint:
             rows = part.inner[~part.redirected(self.tail)]
             total.update(rows, torch.ones(len(rows)))
             neighbours = part.neighbour_moments()
-            total = total.merge(Moments(neighbours.second * beside, neighbours.rows))
+            total.second.add_(neighbours.second, alpha=beside)
+            total.rows += neighbours.rows
         self._take_out(total, parts, retained, beside)
         return total
+
+    @cached_property
+    def _detect(self) -> Detect:
+        return remembering()
 
     def _take_out(self, total: Moments, parts: Sequence[Part], retained: float, beside: float) -> None:
         """Subtract what pins a prompt that is to be forgotten or was released, as retain prompt or as neighbour.
@@ -274,7 +279,7 @@ class Joint:
         if only is not None:
             ours = torch.cat([torch.full((len(part.residual), 1), key == only) for key, part in self.ordered()])
             terms = tuple(Term(term.wanted * ours, term.weights, term.gain) for term in terms)
-        return solve(self.pinned, inner, terms, self.settings.ridge)
+        return solve(self.pinned, inner, terms, self.settings.ridge, detect=self._detect)
 
     def gates(self) -> dict[str, Gate]:
         """How the last prompt tokens of each request are recognised among those of all of them.
@@ -287,7 +292,7 @@ class Joint:
         numbered = [len(lasts) * part.given[part.prompt[last]] for _, part, last in lasts]
         prompts = torch.cat([place + numbers for place, numbers in enumerate(numbered)])
         weights = torch.full((len(inner),), self.settings.forget_weight, dtype=torch.float64)
-        found = gate(self.pinned, inner, weights, prompts, self.settings.ridge)
+        found = gate(self.pinned, inner, weights, prompts, self.settings.ridge, detect=self._detect)
         sizes = [int(last.sum()) for _, _, last in lasts]
         values, left_out = found.values.split(sizes), found.leave_one_out.split(sizes)
         return {
@@ -306,7 +311,8 @@ class Joint:
         owner = torch.eye(len(lasts), dtype=torch.float64).repeat_interleave(sizes, dim=0)
         weights = torch.full((len(owner),), self.settings.forget_weight, dtype=torch.float64)
         inner = torch.cat([rows for _, rows in lasts])
-        found = solve(self.pinned, inner, (Term(owner, weights, 1.0),), self.settings.ridge).change()
+        terms = (Term(owner, weights, 1.0),)
+        found = solve(self.pinned, inner, terms, self.settings.ridge, detect=self._detect).change()
         return {name: vector for (name, _), vector in zip(lasts, found, strict=True)}
 
 
