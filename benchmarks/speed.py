@@ -1,7 +1,9 @@
 """Seconds, peak memory and numbers changed: this library's edit beside LUNAR as published, and beside the floor.
 
     python benchmarks/speed.py                         # a minute or two on a small model
-    python benchmarks/speed.py --width 4096 --inner 14336 --layers 4 --layer 2 --repetitions 5 --output speed.md
+    python benchmarks/speed.py --width 4096 --inner 14336 --layers 4 --layer 3 --forget 8 --retain 40 --epochs 1 \
+        --repetitions 5 --output speed.md
+    python benchmarks/speed.py --vary retain=100,200,400,800        # time against one size, ours and the floor alone
 
 A random Llama of the given shape, in process, and prompts of random words. Every repetition runs all methods one after
 another, so that ratios are within one run; shown are medians with the smallest and largest in brackets.
@@ -13,6 +15,9 @@ another, so that ratios are within one run; shown are medians with the smallest 
   constant in the place of the direction, which changes no time.
 - *as published, batched*: the same fit behind this library's own batched, truncated capture.
 - *floor*: one batched pass through layers 0 to the layer over the same tokens, with nothing done to what comes out.
+
+With `--epochs` below the protocol's 20, so many are run, and the seconds of the fit are multiplied to 20: every epoch
+is the same work, and at m = 14336 twenty take a quarter of an hour.
 
 Memory is what a method takes beyond the loaded model at its highest: allocated on a GPU, else resident in the process,
 looked at every few milliseconds.
@@ -41,8 +46,10 @@ from lunar.baselines.task import Task
 from lunar.models import LoadedModel, Site, site_at
 from lunar.prompts import TokenSequence, encode_all
 
+EPOCHS = ReferenceSettings().epochs
 OURS, PUBLISHED, BATCHED, FLOOR = "ours", "as published", "as published, batched", "floor"
 INTERVAL = 0.005
+SIZES = {"width": 256, "inner": 1024, "layers": 4, "layer": 2, "forget": 20, "retain": 100}
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,17 @@ class Work:
     forget: Sequence[Record]
     retain: Sequence[Record]
     reference: Sequence[Record]
+    epochs: int = EPOCHS
+
+    @property
+    def protocol(self) -> ReferenceSettings:
+        """The published fit, in as many epochs as are timed."""
+        return ReferenceSettings(layer=self.site.layer, epochs=self.epochs)
+
+    def extrapolated(self, started: float, done: float, changed: int) -> Ended:
+        """A fit of all epochs, by those that were timed."""
+        more = (done - started) * EPOCHS / self.epochs
+        return Ended(more, started + more, changed)
 
     def sequences(self, records: Sequence[Record]) -> list[TokenSequence]:
         return encode_all(self.loaded.tokenizer, records, with_answer=False, context_length=None, name="benchmark")
@@ -134,8 +152,8 @@ def made(arguments: argparse.Namespace) -> Work:
         ]
 
     loaded = LoadedModel(model, tokenizer, "random")
-    sets = [records(count, 10_000 * place) for place, count in enumerate((arguments.forget, arguments.retain, 20), 1)]
-    return Work(loaded, site_at(model, arguments.layer), *sets)
+    forget, retain = records(arguments.forget, 10_000), records(arguments.retain, 20_000)
+    return Work(loaded, site_at(model, arguments.layer), forget, retain, records(20, 30_000), arguments.epochs)
 
 
 def ours(work: Work) -> Ended:
@@ -175,10 +193,10 @@ def published(work: Work) -> Ended:
     weight = site.module(model).get_parameter("weight").detach().float()
     shift = torch.full((site.width,), 0.01, device=inner.device)
     started = time.perf_counter()
-    fitted = fit(inner, redirected, shift, weight, ReferenceSettings(), seed=0, report=lambda *_: None)
+    fitted = fit(inner, redirected, shift, weight, work.protocol, seed=0, report=lambda *_: None)
     synchronise(model.device)
     done = time.perf_counter()
-    return Ended(done - started, done, int((fitted != weight).sum()))
+    return work.extrapolated(started, done, int((fitted != weight).sum()))
 
 
 def batched(work: Work) -> Ended:
@@ -190,9 +208,9 @@ def batched(work: Work) -> Ended:
             steps.append(time.perf_counter())
 
     task = Task(work.loaded, work.forget, work.retain, work.reference, progress=progress)
-    outcome = BASELINE.function(task, ReferenceSettings(layer=work.site.layer))
+    outcome = BASELINE.function(task, work.protocol)
     # Behind the last step it copies the model, which the protocol does not.
-    return Ended(steps[-1] - steps[0], steps[-1], outcome.changed_parameters)
+    return work.extrapolated(steps[0], steps[-1], outcome.changed_parameters)
 
 
 def floor(work: Work) -> Ended:
@@ -245,7 +263,7 @@ def table(runs: Sequence[dict[str, Measured]], work: Work, arguments: argparse.N
         f"d = {work.site.width}, m = {work.site.inner_width}, {arguments.layers} layers, layer {work.site.layer}, "
         f"{arguments.forget} forget and {arguments.retain} retain prompts, {tokens} tokens, {arguments.dtype}, {name}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}; medians of {len(runs)} repetitions "
-        "[least, most].",
+        f"[least, most]; {arguments.epochs} of {EPOCHS} epochs timed.",
         "",
         "| method | capture, s | fit, s | total, s | peak memory, MB | numbers changed | numbers stored |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -267,12 +285,36 @@ def table(runs: Sequence[dict[str, Measured]], work: Work, arguments: argparse.N
     return "\n".join(lines) + "\n"
 
 
+def varied(arguments: argparse.Namespace) -> str:
+    """Markdown: seconds of ours and of the floor, and their ratio, by the values of one size."""
+    name, values = arguments.vary
+    lines = [f"| {name} | ours, s | fit, s | floor, s | ours / floor |", "| --- | --- | --- | --- | --- |"]
+    for value in values:
+        work = made(argparse.Namespace(**vars(arguments) | {name: value}))
+        floor(work)
+        runs = [(measure(work, ours), measure(work, floor)) for _ in range(arguments.repetitions)]
+        cells = [[own.total for own, _ in runs], [own.fit for own, _ in runs], [least.total for _, least in runs]]
+        ratio = [own.total / least.total for own, least in runs]
+        lines.append(f"| {value} | {' | '.join(spread(one) for one in (*cells, ratio))} |")
+    return "\n".join(lines) + "\n"
+
+
+def one_size(text: str) -> tuple[str, list[int]]:
+    """NAME=V1,V2,… of `--vary`."""
+    name, _, values = text.partition("=")
+    if name not in SIZES:
+        raise argparse.ArgumentTypeError(f"one of {', '.join(SIZES)} was expected, but {name!r} came")
+    return name, [int(value) for value in values.split(",")]
+
+
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    for name, default in {"width": 256, "inner": 1024, "layers": 4, "layer": 2, "forget": 20, "retain": 100}.items():
+    for name, default in SIZES.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--words", type=int, default=12, help="words in a prompt")
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the published fit, to be timed")
+    parser.add_argument("--vary", type=one_size, metavar="NAME=V1,V2,…", help="time ours and the floor by one size")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--output", type=Path, help="a Markdown file to write the table to")
@@ -281,10 +323,13 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parsed(argv)
-    work = made(arguments)
-    floor(work)  # what is only slow the first time
-    runs = [{name: measure(work, method) for name, method in METHODS.items()} for _ in range(arguments.repetitions)]
-    text = table(runs, work, arguments)
+    if arguments.vary:
+        text = varied(arguments)
+    else:
+        work = made(arguments)
+        floor(work)  # what is only slow the first time
+        runs = [{name: measure(work, method) for name, method in METHODS.items()} for _ in range(arguments.repetitions)]
+        text = table(runs, work, arguments)
     print(text, end="")
     if arguments.output is not None:
         arguments.output.write_text(text, encoding="utf-8")

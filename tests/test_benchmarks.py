@@ -25,3 +25,17 @@ def test_one_command_prints_and_writes_the_table(tmp_path: Path, capsys) -> None
     ratios = re.findall(r"^\| (.* / .*?) \| ([\d.e+-]+) \[", text, re.MULTILINE)
     assert len(ratios) == 4
     assert all(float(value) > 0 for _, value in ratios)
+
+
+def test_time_against_one_size(capsys, tmp_path: Path) -> None:
+    assert speed.main([*SHAPE.split(), "--vary", "retain=4,8", "--output", str(tmp_path / "speed.md")]) == 0
+    rows = [line.split("|")[1:-1] for line in (tmp_path / "speed.md").read_text().splitlines()]
+    assert [row[0].strip() for row in rows] == ["retain", "---", "4", "8"]
+    assert all(float(cell.split()[0]) > 0 for row in rows[2:] for cell in row[1:])
+
+
+def test_epochs_that_were_not_run_are_added_to_the_time() -> None:
+    work = speed.made(speed.parsed([*SHAPE.split(), "--epochs", "2"]))
+    ended = work.extrapolated(3.0, 4.0, 7)
+    assert (ended.fit, ended.when, ended.changed) == (10.0, 13.0, 7)
+    assert work.protocol.epochs == 2
