@@ -150,19 +150,22 @@ def check_changed(work: Work, edit: Edit, forget: Sequence[Record]) -> None:
     """
     loaded = work.loaded
     shown = work.encode("forget", forget[:CHECKED], with_answer=False)
-    before = prompt_logits(loaded.model, shown)
-    with edit.applied(loaded.model):
-        after = prompt_logits(loaded.model, shown)
-    if not bool(torch.isfinite(after).all()):
-        raise LunarError(
-            "The edit was expected to leave a model that computes finite numbers, but it does not: take a smaller "
-            "strength, a larger ridge or another layer."
-        )
-    if torch.equal(before, after):
-        raise LunarError(
-            "The edit was expected to change what the model says to the forget prompts, but it changes nothing: it is "
-            "zero, or lost in the precision of the weights, so take a larger strength or load the model in float32."
-        )
+    # One nearly always says it.
+    for some in filter(None, (shown[:1], shown[1:])):
+        before = prompt_logits(loaded.model, some)
+        with edit.applied(loaded.model):
+            after = prompt_logits(loaded.model, some)
+        if not bool(torch.isfinite(after).all()):
+            raise LunarError(
+                "The edit was expected to leave a model that computes finite numbers, but it does not: take a smaller "
+                "strength, a larger ridge or another layer."
+            )
+        if not torch.equal(before, after):
+            return
+    raise LunarError(
+        "The edit was expected to change what the model says to the forget prompts, but it changes nothing: it is "
+        "zero, or lost in the precision of the weights, so take a larger strength or load the model in float32."
+    )
 
 
 def _check_records(name: str, records: Sequence[Record]) -> None:
