@@ -122,6 +122,11 @@ def test_groups_of_one_file_split_it_into_forget_and_retain(here, checkpoint):
     assert report["questions"] == {"forget": 3, "retain": 3}
     again = json.loads(run("unlearn", "--from", "edit", "--output", "again", "--json").stdout)
     assert again["scores"] == report["scores"]
+    assert report["warnings"] == []
+    write_lines(here / "two.jsonl", [{**row, "group": f"{number % 2}"} for number, row in enumerate(FORGET)])
+    whole = run("unlearn", checkpoint("llama"), "--forget", "two.jsonl", *arguments[:2], "--output", "whole")
+    assert whole.exit_code == 0, whole.output
+    assert "hold 2 groups, and all of them are forgotten: --forget-group" in whole.stdout.replace("\n", " ")
 
 
 def test_the_file_that_a_forget_file_names_is_retained_unless_another_is_given(here, checkpoint):

@@ -146,6 +146,10 @@ def test_groups_of_the_file_it_was_started_with_can_be_added(here, checkpoint): 
     result = run("unlearn", "first", "--forget", "all.jsonl", "--forget-group", "G_H", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["counts"]["forget_prompts"] == 2
+    assert not any("groups" in warning for warning in json.loads(result.stdout)["warnings"])
+    write_lines(here / "more.jsonl", [{"prompt": f"who is word{n} ?", "group": f"G_{n}"} for n in (50, 51)])
+    more = json.loads(run("unlearn", "first", "--forget", "more.jsonl", "--json").stdout)
+    assert "hold 2 groups" in more["warnings"][0]
 
 
 def test_bad_input_is_one_sentence_and_changes_nothing(ledger, here):  # noqa: F811

@@ -16,7 +16,7 @@ from lunar.checkpoints import check_folder, find_checkpoint
 from lunar.errors import LunarError
 from lunar.progress import Progress
 from lunar.recipe import RECIPE_FILE, found_model, retained_source
-from lunar.records import Record, read_records, split_by_group
+from lunar.records import Record, all_groups, read_records, split_by_group
 from lunar.report import REPORT_FILE, build_report, check_exports, check_output, finite, short_name, to_json
 from lunar.reporting import page_after, page_files, recognised
 from lunar.requests.naming import check_name
@@ -69,6 +69,7 @@ def add_files(
             opened,
             loaded,
             records,
+            warnings=all_groups(records, groups),
             sources={"model": short_name(model), "forget": short_name(forget)},
             pool=pool,
             name=name,
@@ -89,13 +90,14 @@ def add_records(
     name: str | None = None,
     forget_moments: bool = False,
     show_forget: bool = False,
+    warnings: Sequence[str] = (),
     seconds: dict[str, float] | None = None,
     progress: Progress,
 ) -> dict[str, Any]:
     """`add_files` for a model and records at hand, within a block of `opened.locked()`.
 
     `sources` are the names of the model and of the forget set for the report, `pool` are records whose names are put
-    into neighbours (None: what the ledger has), `seconds` is where times are added.
+    into neighbours (None: what the ledger has), `warnings` go before its own, `seconds` is where times are added.
     """
     from lunar.evaluation import compare_edits, scores_with_intervals, summary
     from lunar.report.sections.recognised import NEIGHBOURS
@@ -121,7 +123,7 @@ def add_records(
         recognised=read,
     )
     report |= {"retain_source": "the ledger's sums", "request": asdict(change.request)}
-    report["warnings"] = list(change.warnings)
+    report["warnings"] = [*warnings, *change.warnings]
     report["earlier"] = _earlier(change, opened.entries())
     report["neighbour_names"] = change.entry["neighbours"]["names"]
     report["requests"] = [asdict(one) for one in change.requests]

@@ -156,6 +156,14 @@ def split_by_group(records: Sequence[Record], groups: Sequence[str], name: str) 
     return forget, [record for record in records if record.group not in chosen]
 
 
+def all_groups(records: Sequence[Record], chosen: Sequence[str]) -> list[str]:
+    """A warning, if any, that a forget set of several groups is forgotten whole, as none of them was chosen."""
+    count = len({record.group for record in records if record.group is not None})
+    if chosen or count < 2:
+        return []
+    return [f"The forget data hold {count} groups, and all of them are forgotten: --forget-group takes one of them."]
+
+
 def check_disjoint(forget: Sequence[Record], retain: Sequence[Record]) -> None:
     """Raise LunarError if a conversation is to be both forgotten and retained; letter case and spacing do not count."""
     positions: dict[object, int] = {}

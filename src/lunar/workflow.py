@@ -19,7 +19,7 @@ from lunar.errors import LunarError
 from lunar.progress import Progress
 from lunar.prompts import default_retain_records, reference_records
 from lunar.recipe import RECIPE_FILE, Recipe, digest, recipe_text
-from lunar.records import Record, check_disjoint, read_records, split_by_group
+from lunar.records import Record, all_groups, check_disjoint, read_records, split_by_group
 from lunar.report import (
     REPORT_FILE,
     build_report,
@@ -188,6 +188,7 @@ def carry_out(
     report = build_report(
         found, scores, resolved, seconds=seconds, sources=sources_of(recipe), intervals=intervals, recognised=read
     )
+    report["warnings"] = all_groups(data.forget, recipe.forget_groups)
     done = replace(recipe, settings=resolved, fingerprint=found.edit.factors[0].fingerprint)
     with new_folder(output) as folder:
         text = recipe_text(done, versions())

@@ -71,6 +71,7 @@ def unlearned(report: Mapping[str, Any], folder: Path, model: str) -> Renderable
         *_resumed(report["resumed"]),
         *(chosen(report["choice"]) if report["choice"] else []),
         *of_target(report),
+        *report.get("warnings", ()),
     ]
     seen = (
         f"Forget prompts left out once each would still be recognised by {_number(gate['median'])} (median) and "
