@@ -123,7 +123,7 @@ def test_groups_of_one_file_split_it_into_forget_and_retain(here, checkpoint):
     again = json.loads(run("unlearn", "--from", "edit", "--output", "again", "--json").stdout)
     assert again["scores"] == report["scores"]
     assert report["warnings"] == []
-    write_lines(here / "two.jsonl", [{**row, "group": f"{number % 2}"} for number, row in enumerate(FORGET)])
+    write_lines(here / "two.jsonl", [{**row, "edge": f"{number % 2}"} for number, row in enumerate(FORGET)])
     whole = run("unlearn", checkpoint("llama"), "--forget", "two.jsonl", *arguments[:2], "--output", "whole")
     assert whole.exit_code == 0, whole.output
     assert "hold 2 groups, and all of them are forgotten: --forget-group" in whole.stdout.replace("\n", " ")
