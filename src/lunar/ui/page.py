@@ -56,17 +56,22 @@ def build(actions: Actions) -> Any:
         with gradio.Tab("Draft", id="draft"):
             _draft(actions, boxes, status)
 
-        def shown() -> tuple[Any, str]:
-            return _choices(actions), actions.requests_line()
+        names = gradio.State(())
 
-        def opened() -> tuple[Any, str]:
+        def shown(ticked: list[str] | None, known: tuple[str, ...]) -> tuple[Any, str, tuple[str, ...]]:
+            """The boxes again where they show something else: whoever ticks one meanwhile is not to lose that."""
+            alike = known == tuple(actions.names()) and set(ticked or ()) == set(actions.on())
+            boxes = gradio.skip() if alike else _choices(actions)
+            return boxes, actions.requests_line(), tuple(actions.names())
+
+        def opened() -> tuple[Any, str, tuple[str, ...]]:
             # An empty page would otherwise go on with a conversation that it does not show.
             actions.start_afresh()
-            return shown()
+            return shown(None, ())
 
         # What another window has done, or another program by the time the page is loaded again.
-        page.load(opened, None, [boxes, status], show_progress="hidden", **PRIVATE)
-        requests.select(shown, None, [boxes, status], show_progress="hidden", **PRIVATE)
+        page.load(opened, None, [boxes, status, names], show_progress="hidden", **PRIVATE)
+        requests.select(shown, [boxes, names], [boxes, status, names], show_progress="hidden", **PRIVATE)
     return page.queue()
 
 
