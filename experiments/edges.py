@@ -1,7 +1,7 @@
 """Every group of a file forgotten on its own, by the program's own choice, with more and with less retain data.
 
-    python experiments/edges.py --data FILE [--facts FILE] --output DIR [--shares all,half,tenth] [--groups A_B,A_m,…]
-        [--target shift] [--architecture llama] [--device cuda]
+    python experiments/edges.py --data FILE [--facts FILE] --output DIR [--shares all,half,tenth,none]
+        [--groups A_B,A_m,…] [--target shift] [--architecture llama] [--device cuda]
 
 Without `--groups` every group of the file is forgotten. No setting is given: layer and strength are searched for. Each
 forget prompt is also asked in other words (the eight forms of `lunar.attacks`, of which the edit saw none), where the
@@ -15,6 +15,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from lunar.settings import TARGETS, Settings
 
 ANSWERED = 0.9
 """ROUGE-1 from which on the original model counts as still answering a question in other words."""
+NONE = "none"
+"""The share of which nothing is given: the library's built-in prompts stand in for retain data."""
 LOWER = ("DS", "DS, unseen", "forget", "in other words", "passes")
 """Columns in which the highest value is the worst."""
 
@@ -48,7 +51,7 @@ def cell(loaded: LoadedModel, request: Request, target: str) -> dict[str, Any]:
     settings = Settings(target=target, seed=request.seed)
     original = phrasings(loaded, request.forget)
     try:
-        found = unlearn(loaded, asked, retain=request.retain, reference=request.reference, settings=settings)
+        found = unlearn(loaded, asked, retain=request.retain or None, reference=request.reference, settings=settings)
     except LunarError as error:
         return {"failed": str(error)}
     with found.edit.applied(loaded.model):
@@ -79,7 +82,9 @@ def figures(one: Cell) -> dict[str, float]:
     if "failed" in one:
         return {}
     scores = one["scores"]
-    found = {"forget": scores["forget"], "DS": deviation_score(scores["forget"], scores["retain"])}
+    found = {"forget": scores["forget"]}
+    if "retain" in scores:
+        found["DS"] = deviation_score(scores["forget"], scores["retain"])
     for split in ("retain_unseen", "facts_unseen"):
         if split in scores:
             found[split.replace("_", " ")] = scores[split]
@@ -128,6 +133,15 @@ def _over(name: str, title: str, values: Sequence[float]) -> str:
     return paper_table.number(value, 1 if title in ("DS", "DS, unseen", "passes") else 3)
 
 
+def asked_for(data: Sequence[Record], facts: Sequence[Record], share: str, group: str, seed: int) -> Request:
+    """A group's request; without retain data everything else is measured as unseen, and none of the facts is given."""
+    if share != NONE:
+        return paper_table.request(data, facts, paper_table.Case(share, (group,)), seed)
+    whole = paper_table.request(data, (), paper_table.Case("all", (group,)), seed)
+    splits = {"forget": whole.forget, "retain_unseen": whole.splits["retain"], "facts_unseen": facts}
+    return replace(whole, retain=(), splits={name: some for name, some in splits.items() if some})
+
+
 def run(arguments: argparse.Namespace) -> dict[tuple[str, str], Cell]:
     """All cells by share and group, those of earlier runs from their files."""
     data = read_records(arguments.data, "data")
@@ -137,7 +151,7 @@ def run(arguments: argparse.Namespace) -> dict[tuple[str, str], Cell]:
     cells: dict[tuple[str, str], Cell] = {}
     for group in groups:
         for share in arguments.shares:
-            request = paper_table.request(data, facts, paper_table.Case(share, (group,)), arguments.seed)
+            request = asked_for(data, facts, share, group, arguments.seed)
             path = arguments.output / "cells" / f"{arguments.architecture}-{arguments.target}-{share}-{group}.json"
             one = paper_table.finished(path, partial(cell, loaded, request, arguments.target))
             cells[share, group] = one
@@ -158,8 +172,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args(argv)
-    if unknown := set(arguments.shares) - set(paper_table.SHARES):
-        parser.error(f"--shares must be some of {', '.join(paper_table.SHARES)}, but {', '.join(sorted(unknown))} came")
+    known = (*paper_table.SHARES, NONE)
+    if unknown := set(arguments.shares) - set(known):
+        parser.error(f"--shares must be some of {', '.join(known)}, but {', '.join(sorted(unknown))} came")
     return arguments
 
 

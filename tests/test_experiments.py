@@ -182,16 +182,20 @@ def test_edges_forget_every_group_with_every_share_and_finished_cells_are_kept(t
     found = []
 
     def fixed(loaded, forget, settings, **others):
-        found.append(len(others["retain"]))
+        found.append(others["retain"] and len(others["retain"]))
         return unlearn(loaded, forget, settings=dataclasses.replace(settings, layer=0), **others)
 
     monkeypatch.setattr(edges, "unlearn", fixed)
     paths = ["--data", str(toy / "data.json"), "--facts", str(toy / "facts.json"), "--output", str(toy / "out")]
-    monkeypatch.setattr(sys, "argv", ["edges.py", *paths, "--shares", "all,tenth", "--groups", "Abc,Bcd"])
+    monkeypatch.setattr(sys, "argv", ["edges.py", *paths, "--shares", "all,tenth,none", "--groups", "Abc,Bcd"])
     monkeypatch.setattr(edges, "_how", lambda found: {"left_out": found.gate.leave_one_out.tolist(), "passes": 1.0})
     assert edges.main() == 0
-    assert found == [14, 5, 14, 5]  # 12 or 3 of the other groups, and half of the facts
-    assert "| tenth | worst | 2 of 2 |" in (toy / "out" / "table.md").read_text(encoding="utf-8")
+    assert found == [14, 5, None, 14, 5, None]  # 12 or 3 of the other groups, and half of the facts
+    table = (toy / "out" / "table.md").read_text(encoding="utf-8")
+    assert "| tenth | worst | 2 of 2 |" in table
+    assert "| none | worst | 2 of 2 |" in table
+    nothing = json.loads((toy / "out" / "cells" / "llama-shift-none-Abc.json").read_text(encoding="utf-8"))
+    assert set(nothing["scores"]) == {"forget", "retain_unseen", "facts_unseen"}
     monkeypatch.setattr(edges, "unlearn", None)
     assert edges.main() == 0
     assert "Bcd      tenth" in capsys.readouterr().out
