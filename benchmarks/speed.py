@@ -209,8 +209,9 @@ def batched(work: Work) -> Ended:
 
     task = Task(work.loaded, work.forget, work.retain, work.reference, progress=progress)
     outcome = BASELINE.function(task, work.protocol)
-    # Behind the last step it copies the model, which the protocol does not.
-    return work.extrapolated(steps[0], steps[-1], outcome.changed_parameters)
+    # Behind the last step it copies the model, which the protocol does not. The first step ends where the clock starts.
+    taken = (steps[-1] - steps[0]) * len(steps) / max(1, len(steps) - 1)
+    return work.extrapolated(steps[-1] - taken, steps[-1], outcome.changed_parameters)
 
 
 def floor(work: Work) -> Ended:

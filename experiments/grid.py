@@ -12,18 +12,13 @@ DIR/cells and is not run again. Afterwards DIR holds `table.md`.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
-from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import paper_table
-import pistol
 
-from lunar import Edit, LoadedModel, LunarError, Record, Settings, answer_records, find_sites, read_records, unlearn
+from lunar import Edit, LoadedModel, LunarError, Record, Settings, answer_records, find_sites, unlearn
 from lunar.comparison import Request
 from lunar.metrics import deviation_score, mean
 from lunar.metrics.rouge import rouge1
@@ -95,44 +90,8 @@ def _named(settings: dict[str, Any]) -> str:
     return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items() if key != "score")
 
 
-def run(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """All cells by group, those of earlier runs from their files."""
-    data = read_records(arguments.data, "data")
-    facts = read_records(arguments.facts, "facts") if arguments.facts else []
-    loaded = pistol.trained_model(data, facts, arguments.device, arguments.architecture)
-    cells = {}
-    for group in arguments.groups:
-        request = paper_table.request(data, facts, paper_table.Case(arguments.share, (group,)), arguments.seed)
-        path = arguments.output / "cells" / f"{arguments.architecture}-{arguments.share}-{group}.json"
-        cells[group] = paper_table.finished(path, partial(cell, loaded, request))
-        print(f"{group:8s} {cells[group]}", flush=True)
-    return cells
-
-
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--facts", type=Path)
-    parser.add_argument("--share", default="half", choices=list(paper_table.SHARES))
-    parser.add_argument("--groups", default=list(paper_table.GROUPS), type=paper_table.listed)
-    parser.add_argument("--architecture", default="llama")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, required=True)
-    return parser.parse_args(argv)
-
-
 def main() -> int:
-    arguments = parse()
-    try:
-        cells = run(arguments)
-    except LunarError as error:
-        print(error, file=sys.stderr)
-        return 2
-    text = table(cells)
-    (arguments.output / "table.md").write_text(text + "\n", encoding="utf-8")
-    print(text)
-    return 0
+    return paper_table.by_group(paper_table.one_share(__doc__), cell, table)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from lunar.baselines.retain_only import RetainOnlySettings
 from lunar.comparison import OURS, UNTOUCHED, Request, compare_methods, kept, search_all, with_forget_quality
 from lunar.errors import LunarError
 from lunar.metrics import mean
+from lunar.models import LoadedModel
 from lunar.prompts import reference_records
 from lunar.records import Record, read_records, split_by_group
 from lunar.report import versions
@@ -342,6 +344,45 @@ def plot(found: Mapping[str, Sequence[Row]], path: Path) -> None:
 
 def listed(text: str) -> list[str]:
     return [part for part in text.split(",") if part]
+
+
+def one_share(description: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments of an experiment on some groups of which one share of the others is given."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--facts", type=Path)
+    parser.add_argument("--share", default="half", choices=list(SHARES))
+    parser.add_argument("--groups", default=list(GROUPS), type=listed)
+    parser.add_argument("--architecture", default="llama")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", type=Path, required=True)
+    return parser.parse_args(argv)
+
+
+def by_group(
+    arguments: argparse.Namespace,
+    cell: Callable[[LoadedModel, Request], dict[str, Any]],
+    table: Callable[[dict[str, dict[str, Any]]], str],
+) -> int:
+    """A cell for each group, those of earlier runs from their files, and the table; the exit code."""
+    try:
+        data = read_records(arguments.data, "data")
+        facts = read_records(arguments.facts, "facts") if arguments.facts else []
+        loaded = pistol.trained_model(data, facts, arguments.device, arguments.architecture)
+        cells = {}
+        for group in arguments.groups:
+            asked = request(data, facts, Case(arguments.share, (group,)), arguments.seed)
+            path = arguments.output / "cells" / f"{arguments.architecture}-{arguments.share}-{group}.json"
+            cells[group] = finished(path, partial(cell, loaded, asked))
+            print(f"{group:8s} {cells[group]}", flush=True)
+    except LunarError as error:
+        print(error, file=sys.stderr)
+        return 2
+    text = table(cells)
+    (arguments.output / "table.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return 0
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -34,10 +34,10 @@ ORDER = [
     "generation",
     "logits",
     "likelihood",
+    "symmetric",
     "moments",
     "processes",
     "targets",
-    "cholesky",
     "solve",
     "edit",
     "metrics",
@@ -78,7 +78,7 @@ ORDER = [
     "__main__",
     "__init__",
 ]
-MATHEMATICS = ("errors", "settings", "weights", "moments", "targets", "cholesky", "solve", "edit", "select/separation")
+MATHEMATICS = ("errors", "settings", "weights", "symmetric", "moments", "targets", "solve", "edit", "select/separation")
 FILES = sorted(path for path in SOURCE.rglob("*.py"))
 
 
@@ -143,8 +143,7 @@ def test_the_mathematics_knows_torch_and_itself_only(part: str) -> None:
     path = SOURCE / f"{part}.py"
     assert {inner for _, inner in inner_imports(path)} <= set(MATHEMATICS)
     outside = {name.split(".")[0] for name in imports(path)} - {"lunar"} - set(sys.stdlib_module_names)
-    # LAPACK is scipy's where torch's would copy the matrix.
-    assert outside <= {"torch", "safetensors", "jaxtyping", *(["scipy"] if part == "cholesky" else [])}
+    assert outside <= {"torch", "safetensors", "jaxtyping"}
 
 
 def test_the_check_sees_imports_of_all_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

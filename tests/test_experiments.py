@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from lunar.tiny import train
 
@@ -18,13 +19,16 @@ import edges
 import grid
 import paper_table
 import pistol
+import ranks
 import recording
 import robustness
 import sequence
 
 from lunar import demo
 from lunar.method import unlearn
+from lunar.models import load_model
 from lunar.records import Record
+from lunar.settings import Settings
 
 
 @pytest.fixture
@@ -229,6 +233,36 @@ def test_the_grid_finds_a_better_setting_where_there_is_one_and_asks_no_more_tha
         "| 100.0 | target collapse, layer 0, forget weight 30.0, strength 1.0 | 0.0 | 100.0 |"
         in capsys.readouterr().out
     )
+
+
+def test_ranks_are_cut_and_the_smallest_that_is_enough_is_told(toy, monkeypatch, capsys):
+    def fixed(loaded, forget, settings, **others):
+        return unlearn(loaded, forget, settings=dataclasses.replace(settings, layer=1), **others)
+
+    monkeypatch.setattr(ranks, "unlearn", fixed)
+    paths = ["--data", str(toy / "data.json"), "--facts", str(toy / "facts.json"), "--output", str(toy / "out")]
+    monkeypatch.setattr(sys, "argv", ["ranks.py", *paths, "--groups", "Abc"])
+    assert ranks.main() == 0
+    assert "at d = 4096, m = 14336 that is" in capsys.readouterr().out
+    (path,) = (toy / "out" / "cells").iterdir()
+    assert list(json.loads(path.read_text(encoding="utf-8"))["scores"])[:2] == ["1", "2"]
+
+    def found(*forget):
+        return {str(2**place): {"forget": value, "retain": 1.0} for place, value in enumerate(forget)}
+
+    assert ranks.enough(found(0.5, 0.1, 0.0, 0.004, 0.0)) == 4
+    assert ranks.enough(found(0.0, 0.1, 0.0)) == 4
+    assert ranks.enough(found(0.0, 0.0)) == 1
+
+
+def test_a_cut_change_is_the_best_of_its_rank(checkpoint):
+    loaded = load_model(checkpoint("llama"), device="cpu")
+    records = [Record.of(f"who is word{number} ?") for number in range(12)]
+    settings = Settings(target="collapse", layer=1, neighbours=0)
+    edit = unlearn(loaded, records[:4], retain=records[4:8], reference=records[8:], settings=settings).edit
+    whole, kept = edit.factors[0].change(), ranks.cut(edit, 2).factors[0].change()
+    values = torch.linalg.svdvals(whole)
+    assert float((whole - kept).norm()) == pytest.approx(float(values[2:].norm()), rel=1e-4)
 
 
 def test_edges_tell_the_median_from_the_worst_and_rank_leaks():

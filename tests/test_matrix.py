@@ -1,5 +1,6 @@
 """Every architecture is edited by the formula, and its exports do what the edit does; what cannot be is refused."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import peft
@@ -14,10 +15,11 @@ from lunar.errors import LunarError
 from lunar.export.adapter import write_adapter
 from lunar.export.merged import merged_faults, write_merged
 from lunar.layers import is_mixture
+from lunar.logits import prompt_logits
 from lunar.method import unlearn
 from lunar.models import LoadedModel, Site, load_model, site_at
 from lunar.passage import passage_of
-from lunar.prompts import encode_all
+from lunar.prompts import TokenSequence, encode_all
 from lunar.records import Record
 from lunar.requests.ledger import Ledger
 from lunar.select.search import choose
@@ -167,6 +169,16 @@ def test_a_norm_that_happens_to_keep_the_size_is_not_taken_for_none() -> None:
     assert passage_of(model, site_at(model, 1)).kind == "normalised"
 
 
+@pytest.mark.parametrize("name", ["llama", "olmo2"])
+def test_how_what_is_written_arrives_is_found_where_memory_is_short(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(name)
+    expected = passage_of(model, site_at(model, 1))
+    monkeypatch.setattr("lunar.memory.free_memory", lambda device: 0)
+    found = passage_of(model, site_at(model, 1))
+    assert found.kind == expected.kind
+    torch.testing.assert_close(found.gain, expected.gain, rtol=1e-4, atol=1e-5)
+
+
 class Squared(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         return rows.square()
@@ -203,6 +215,21 @@ def test_an_edit_that_changes_nothing_is_an_error() -> None:
     loaded.model.bfloat16()
     with pytest.raises(LunarError, match="changes nothing"):
         unlearn(loaded, FORGET, retain=RETAIN, reference=REFERENCE, settings=lost)
+
+
+def test_an_edit_that_breaks_the_model_for_any_prompt_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = LoadedModel(tiny_model("llama"), tiny_tokenizer(), "base")
+
+    seen: list[int] = []
+
+    def broken(model: nn.Module, sequences: Sequence[TokenSequence]) -> Tensor:
+        """The first prompt before and after the edit, and only then the second."""
+        seen.append(len(sequences))
+        return prompt_logits(model, sequences) / (0.0 if len(seen) == 3 else 1.0)
+
+    monkeypatch.setattr("lunar.method.prompt_logits", broken)
+    with pytest.raises(LunarError, match="finite numbers"):
+        unlearn(loaded, FORGET, retain=RETAIN, reference=REFERENCE, settings=Settings(layer=1, neighbours=0))
 
 
 @pytest.mark.parametrize("name", ["gemma2", "qwen3_moe"])

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lunar import collect
+from lunar import collect, symmetric
 from lunar.edit import Edit
 from lunar.errors import LunarError
 from lunar.ledgers import undo_request
@@ -238,6 +238,20 @@ def test_neighbours_of_one_request_that_another_forgets_are_not_pinned(tmp_path,
     weights = torch.where(other.from_end[other.prompt == 0] == 0, joint.settings.retain_weight, 1.0).double()
     taken = rows.T @ (rows * weights[:, None]) / 2**0.5
     torch.testing.assert_close(alone.second - both.second, taken, rtol=1e-6, atol=1e-9)
+
+
+def test_solving_for_requests_leaves_what_is_pinned_as_it_was(tmp_path, loaded, monkeypatch):
+    """Also where one forgets another's neighbours, and weights are rounded: in blocks, as large sums are."""
+    monkeypatch.setattr(symmetric, "BLOCK", 8)
+    settings = replace(SETTINGS, target="collapse", retain_weight=7.3)
+    joint = made(tmp_path / "ledger", loaded, "one", "two", settings=settings).state().joint
+    (first, part), (second, other) = joint.ordered()
+    shared = replace(part, neighbours=part.neighbour_moments(), neighbour_ids=other.ids[:1])
+    both = type(joint)(joint.base, {first: shared, second: other}, joint.settings, joint.tail)
+    before = both.pinned.second.clone()
+    both.gates()
+    both.solve()
+    assert torch.equal(both.pinned.second, before)
 
 
 def test_a_request_reads_its_own_prompts_and_neighbours_only(tmp_path, loaded, monkeypatch):

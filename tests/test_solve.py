@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from lunar import targets
-from lunar.cholesky import BLOCK, add_below, borrowed, solve_below
 from lunar.edit import Factors
 from lunar.errors import LunarError
 from lunar.moments import FewRows, Moments
 from lunar.solve import Solution, detectors, gate, remembering, solve
+from lunar.symmetric import BLOCK, add_below, borrowed, solve_below
 from lunar.targets import Term
 
 INNER, WIDTH, PINNED, ROWS = 11, 5, 30, 8
@@ -335,6 +335,43 @@ def test_a_borrowed_matrix_is_solved_within_itself_and_given_back_to_the_bit(siz
     assert alike is not None
     ridged = before + before.norm() * torch.eye(size, dtype=torch.float64)
     close(alike.double(), torch.linalg.solve(ridged, right), 1e-4)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_is_no_number_is_refused_wherever_it_stands(kept: bool) -> None:
+    case = problem(18)
+    case.pinned[3, 2] = float("nan")
+    moments = case.moments
+    pinned = FewRows(INNER).update(case.pinned, case.pinned_weights) if kept else moments
+    for call in (
+        lambda: solve(pinned, case.inner, case.terms("shift"), 1e-4),
+        lambda: gate(pinned, case.inner, case.weights, case.position, 1e-4),
+    ):
+        with pytest.raises(LunarError, match="model may be damaged"):
+            call()
+    assert solve_below(torch.full((2, 2), float("nan"), dtype=torch.float64), torch.ones(2, 1).double(), 1.0) is None
+
+
+@pytest.mark.parametrize("count", [3, 300])
+def test_sums_mirror_each_other_across_the_diagonal(count: int) -> None:
+    case = problem(19, inner=BLOCK + 40, pinned=count)
+    kept = FewRows(BLOCK + 40).update(case.pinned, case.pinned_weights)
+    for second in (case.moments.second, kept.moments().second, case.moments.merge(case.moments).second):
+        assert torch.equal(second[:BLOCK, BLOCK:], second[BLOCK:, :BLOCK].T)
+    ridged, before = case.moments, case.moments.second.clone()
+    gate(ridged, case.inner, case.weights, case.position, 1e-4)
+    assert torch.equal(ridged.second, before)
+
+
+def test_sums_of_other_types_are_solved_with_too() -> None:
+    case = problem(20)
+    terms = case.terms("collapse")
+    single = Moments(case.moments.second.float(), PINNED)
+    found = solve(single, case.inner, terms, 1e-2).change()
+    close(found, solve(case.moments, case.inner, terms, 1e-2).change(), 1e-3)
+    with torch.inference_mode():
+        sums = Moments.zeros(INNER).update(case.pinned, case.pinned_weights)
+    close(solve(sums, case.inner, terms, 1e-2).change(), solve(case.moments, case.inner, terms, 1e-2).change())
 
 
 def test_a_singular_matrix_is_told() -> None:

@@ -16,11 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lunar import symmetric
 from lunar.errors import LunarError
 
 FORMAT = "lunar moments 1"
-BLOCK = 256
-"""Rows of a second moment that are added to at once."""
 
 
 @dataclass
@@ -49,22 +48,28 @@ class Moments:
                 "same layer of the same model."
             )
         exact = inner.to(self.second) * weights.to(self.second).sqrt()[:, None]
-        for start in range(0, len(self.second), BLOCK):
-            # What lies left of the diagonal's block is known from the other side of it: nearly half of the work.
-            stop = start + BLOCK
-            self.second[start:stop, start:].addmm_(exact[:, start:stop].T, exact[:, start:])
-            self.second[stop:, start:stop] = self.second[start:stop, stop:].T
+        symmetric.add(self.second, exact.T, exact)
         self.rows += len(inner)
+        return self
+
+    def add(self, other: Moments, weight: float = 1.0) -> Moments:
+        """Add the sums over another stream, so many times over; returns self. Raises LunarError as `merge` does."""
+        self._check(other)
+        self.second.add_(other.second.to(self.second), alpha=weight)
+        self.rows += other.rows
         return self
 
     def merge(self, other: Moments) -> Moments:
         """The sums over both streams; neither is changed. Raises LunarError if the widths differ."""
+        self._check(other)
+        return Moments(self.second + other.second.to(self.second), self.rows + other.rows)
+
+    def _check(self, other: Moments) -> None:
         if self.second.shape != other.second.shape:
             raise LunarError(
                 f"Moments of one width can be merged, but these have {len(self.second)} and {len(other.second)}: "
                 "collect both at the same layer of the same model."
             )
-        return Moments(self.second + other.second.to(self.second), self.rows + other.rows)
 
     def save(self, path: Path) -> None:
         """Write one safetensors file. The sums derive from the data: protect them like the data."""
@@ -118,14 +123,12 @@ class FewRows:
         """How many rows were added."""
         return sum(len(part) for part in self.kept)
 
-    def stacked(self) -> Float[Tensor, "rows m"]:
-        """All of them."""
-        return torch.cat(self.kept) if self.kept else torch.zeros(0, self.width, dtype=torch.float64)
-
     def moments(self) -> Moments:
         """Their sum A."""
-        rows = self.stacked()
-        return Moments(rows.T @ rows, len(rows))
+        total = Moments(torch.zeros(self.width, self.width, dtype=torch.float64))
+        for part in self.kept:
+            total.update(part, torch.ones(len(part)))
+        return total
 
 
 @dataclass

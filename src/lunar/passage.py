@@ -106,8 +106,11 @@ def passage_of(model: PreTrainedModel, site: Site) -> Passage:
     size = 2 * _size(residual).median().clamp_min(1.0)
     drawn = torch.randn(TOKENS, site.width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     values = [(scale * drawn).to(residual.dtype) for scale in (0.0, size.cpu(), 2 * size.cpu())]
-    # All three in one batch: a pass over few tokens takes as long as reading the weights.
-    arrived = _written_instead(model, site, torch.cat(values), [sequence] * len(values)).split(TOKENS)
+    try:
+        # All three in one batch: a pass over few tokens takes as long as reading the weights.
+        arrived = _written_instead(model, site, torch.cat(values), [sequence] * len(values)).split(TOKENS)
+    except _Apart:
+        arrived = tuple(_written_instead(model, site, value, [sequence]) for value in values)
     wrote = torch.cat(values[1:]).double()
     came = torch.cat([arrived[1] - arrived[0], arrived[2] - arrived[0]])
     rounding = 4 * torch.finfo(residual.dtype).eps * float(_size(arrived[2]).median())
@@ -140,12 +143,21 @@ def _fits(wrote: Float[Tensor, "rows d"], came: Float[Tensor, "rows d"]) -> list
     ]
 
 
+class _Apart(Exception):  # noqa: N818 (not an error: memory is short, and the sequences were not run at once)
+    """Some sequences came in several batches."""
+
+
 def _written_instead(
     model: PreTrainedModel, site: Site, value: Float[Tensor, "tokens d"], sequences: Sequence[TokenSequence]
 ) -> Float[Tensor, "tokens d"]:
-    """The residual where the site's matrix writes `value` to the tokens of some sequences of one length."""
+    """The residual where the site's matrix writes `value` to the tokens of some sequences of one length.
+
+    Raises _Apart where they are not run in one batch.
+    """
 
     def instead(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        if output.numel() != value.numel():
+            raise _Apart
         # A copy: layers may add to it in place.
         return value.to(output, copy=True).reshape(output.shape)
 

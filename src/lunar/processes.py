@@ -14,6 +14,7 @@ import torch
 from torch import distributed
 
 from lunar.moments import FewRows, Moments
+from lunar.symmetric import mirror
 
 
 @contextmanager
@@ -59,5 +60,6 @@ def end_share(sums: Mapping[int, Moments | FewRows]) -> None:
             if isinstance(one, Moments):
                 rows = torch.tensor([one.rows], device=one.second.device)
                 distributed.all_reduce(one.second)
+                mirror(one.second)  # three numbers are not added in the same order everywhere
                 distributed.all_reduce(rows)
                 one.rows = int(rows)

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lunar.cholesky import add_below, borrowed, solve_below
 from lunar.errors import LunarError
 from lunar.moments import FewRows, Moments
+from lunar.symmetric import add_below, borrowed, mirror, solve_below
 from lunar.targets import Term
 
 RANK_TOLERANCE = 1e-9
@@ -88,7 +88,9 @@ def _check(moments: Moments | FewRows, inner: Tensor, weights: Tensor, ridge: fl
         )
     if len(weights) != len(inner):
         raise LunarError(f"One weight per redirected row was expected, but {len(weights)} for {len(inner)} rows came.")
-    if not bool(torch.isfinite(inner).all()) or not bool(((weights > 0) & torch.isfinite(weights)).all()):
+    sums = [moments.second.diagonal()] if isinstance(moments, Moments) else moments.kept
+    finite = all(bool(torch.isfinite(one).all()) for one in (inner, weights, *sums))
+    if not finite or not bool((weights > 0).all()):
         raise LunarError("Finite activations and positive weights were expected: the model may be damaged, check it.")
 
 
@@ -127,7 +129,8 @@ def detectors(
     """Ω H (A + λ·mean(diag A)·I)⁻¹: by the sum A, or where the rows are kept, by their products with each other.
 
     Args:
-        moments: sums over the pinned rows, or these rows; written over while this runs, and left as they were.
+        moments: sums over the pinned rows, or these rows. Sums are written over while this runs, and left as they
+            were: no two threads may solve with the same.
         rows: [rows, m] redirected rows, in float64.
         weights: [rows] theirs.
         ridge: λ.
@@ -140,7 +143,9 @@ def detectors(
 
 
 def _by_sum(moments: Moments, rows: Tensor, weights: Tensor, ridge: float) -> Tensor:
-    right, second = (rows * weights[:, None]).T, moments.second
+    right, second = (rows * weights[:, None]).T, moments.second.detach()
+    if second.dtype != torch.float64 or second.is_inference():
+        second = second.to(torch.float64, copy=True)
     with borrowed(second):
         add_below(second, right, rows)
         added = ridge * float(second.diagonal().mean())
@@ -167,6 +172,7 @@ def _by_products(moments: FewRows, rows: Tensor, weights: Tensor, ridge: float) 
                 products[start:stop, left:right] = one @ other.T
             if left > start:
                 products[left:right, start:stop] = products[start:stop, left:right].T
+    mirror(products)
     chosen = torch.eye(ends[-1], len(rows), dtype=rows.dtype, device=rows.device)
     added = ridge * float(products.diagonal().sum()) / moments.width
     with borrowed(products):

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from lunar import targets
+from lunar import symmetric, targets
 from lunar.edit import CARD_FILE, WEIGHTS_FILE, Edit
 from lunar.moments import Moments, ReferenceMean
 from lunar.requests import packing
@@ -211,9 +211,7 @@ class Joint:
         for part in parts:
             rows = part.inner[~part.redirected(self.tail)]
             total.update(rows, torch.ones(len(rows)))
-            neighbours = part.neighbour_moments()
-            total.second.add_(neighbours.second, alpha=beside)
-            total.rows += neighbours.rows
+            total.add(part.neighbour_moments(), beside)
         self._take_out(total, parts, retained, beside)
         return total
 
@@ -241,7 +239,7 @@ class Joint:
             count = others[rows.prompt] * before + base[rows.prompt] * (before if not answers else 1)
             weights = count.double() * torch.where(rows.from_end <= 0, self.settings.retain_weight, 1.0)
             inner = rows.inner[weights > 0].double()
-            total.second.addmm_(inner.T, inner * weights[weights > 0][:, None], alpha=-1)
+            symmetric.add(total.second, inner.T, inner * -weights[weights > 0][:, None])
             total.rows -= len(inner)
 
     def rows(self) -> tuple[Float[Tensor, "rows m"], tuple[Term, ...]]:

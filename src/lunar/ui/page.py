@@ -58,16 +58,16 @@ def build(actions: Actions) -> Any:
 
         names = gradio.State(())
 
-        def shown(ticked: list[str] | None, known: tuple[str, ...]) -> tuple[Any, str, tuple[str, ...]]:
+        def shown(ticked: list[str], known: tuple[str, ...]) -> tuple[Any, str, tuple[str, ...]]:
             """The boxes again where they show something else: whoever ticks one meanwhile is not to lose that."""
-            alike = known == tuple(actions.names()) and set(ticked or ()) == set(actions.on())
+            alike = known == tuple(actions.names()) and set(ticked) == set(actions.on())
             boxes = gradio.skip() if alike else _choices(actions)
             return boxes, actions.requests_line(), tuple(actions.names())
 
         def opened() -> tuple[Any, str, tuple[str, ...]]:
             # An empty page would otherwise go on with a conversation that it does not show.
             actions.start_afresh()
-            return shown(None, ())
+            return _choices(actions), actions.requests_line(), tuple(actions.names())
 
         # What another window has done, or another program by the time the page is loaded again.
         page.load(opened, None, [boxes, status, names], show_progress="hidden", **PRIVATE)
