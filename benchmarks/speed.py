@@ -19,8 +19,7 @@ another, so that ratios are within one run; shown are medians with the smallest 
 With `--epochs` below the protocol's 20, so many are run, and the seconds of the fit are multiplied to 20: every epoch
 is the same work, and at m = 14336 twenty take a quarter of an hour.
 
-Memory is what a method takes beyond the loaded model at its highest: allocated on a GPU, else resident in the process,
-looked at every few milliseconds.
+Memory is what a method takes beyond the loaded model at its highest: allocated on a GPU, else resident in the process.
 """
 
 from __future__ import annotations
@@ -98,7 +97,10 @@ class Work:
 
 
 class Peak:
-    """The most that was taken since the beginning of `watch`, in bytes."""
+    """The most that was taken since the beginning of `watch`, in bytes.
+
+    On Linux the kernel keeps the highest, to the byte; elsewhere the process is looked at every few milliseconds.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.most = device, 0
@@ -108,24 +110,41 @@ class Peak:
             return int(torch.cuda.max_memory_allocated(self.device))
         return int(psutil.Process().memory_info().rss)
 
-    @contextmanager
-    def watch(self) -> Iterator[None]:
+    def _reset(self) -> bool:
+        """Begin anew; whether whoever keeps the highest takes that."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        before, done = self._now(), threading.Event()
+            return True
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # proc(5): the highest becomes what it is now
+        except OSError:
+            return False
+        return True
+
+    def _highest(self) -> int:
+        if self.device.type == "cuda":
+            return self._now()
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        kept, before, done = self._reset(), self._now(), threading.Event()
 
         def look() -> None:
             while not done.wait(INTERVAL):
                 self.most = max(self.most, self._now() - before)
 
         thread = threading.Thread(target=look)
-        thread.start()
+        if not kept:
+            thread.start()
         try:
             yield
         finally:
             done.set()
-            thread.join()
-            self.most = max(self.most, self._now() - before)
+            if not kept:
+                thread.join()
+            self.most = max(self.most, (self._highest() if kept else self._now()) - before)
 
 
 def made(arguments: argparse.Namespace) -> Work:

@@ -2,7 +2,10 @@
 
 import re
 import sys
+import time
 from pathlib import Path
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import speed
@@ -39,3 +42,15 @@ def test_epochs_that_were_not_run_are_added_to_the_time() -> None:
     ended = work.extrapolated(3.0, 4.0, 7)
     assert (ended.fit, ended.when, ended.changed) == (10.0, 13.0, 7)
     assert work.protocol.epochs == 2
+
+
+def test_the_highest_is_seen_though_it_was_short(monkeypatch) -> None:
+    for kept in (True, False):
+        if not kept:
+            monkeypatch.setattr(speed.Peak, "_reset", lambda self: False)
+        peak = speed.Peak(torch.device("cpu"))
+        with peak.watch():
+            taken = torch.ones(64, 2**20)
+            time.sleep(0.1)
+            del taken
+        assert 2.5e8 < peak.most < 3.5e8
