@@ -113,13 +113,17 @@ def test_what_redirects_and_spares_most_comes_first_and_ties_go_to_the_lower_lay
     half = replace(BASE, layer=4, redirected=0.95, retain_divergence=0.001)
     dear, near = replace(BASE, layer=1, retain_divergence=0.2), replace(BASE, layer=2, retain_divergence=0.0195)
     unmeasured = replace(BASE, layer=5, retain_divergence=None)
-    assert [one.layer for one in ordered([weak, dear, near, BASE, half, unmeasured])] == [0, 2, 1, 4, 3]
+    trials = [weak, near, dear, BASE, half, unmeasured]
+    assert [one.layer for one in ordered(trials)] == [0, 2, 1, 4, 3]
+    # What built-in prompts say of what a layer spares is not asked for.
+    assert [one.layer for one in ordered(trials, covered=False)] == [0, 1, 2, 4, 3]
 
 
 def test_the_reason_says_why_a_layer_with_a_smaller_divergence_was_not_taken():
     lines = (line(0, 0.9), line(1, 0.9))
     taken, better = replace(BASE, layer=0, retain_divergence=0.0008), replace(BASE, layer=1, retain_divergence=0.0004)
     assert ordered([taken, better])[0] is taken
+    assert "lowest that redirects" in reason(taken, [taken, better], lines, [], covered=False)
     assert "lower layer is taken" in reason(taken, [taken, better], lines, [])
     worse = replace(better, retain_divergence=0.3)
     assert "has 0.3000." in reason(taken, [taken, worse], lines, [])

@@ -13,7 +13,7 @@ from lunar.metrics.rouge import rouge1
 from lunar.models import load_model, site_at
 from lunar.prompts import encode_all
 from lunar.records import Record
-from lunar.settings import Settings
+from lunar.settings import ALONE, Settings
 from lunar.tiny import world
 
 ARCHITECTURES = ("llama", "qwen2", "gemma", "mistral", "gpt2")
@@ -149,10 +149,19 @@ def test_a_person_is_forgotten_and_the_others_are_not(tiny, people, target):
     assert found.gate.values.min() > 0.5
 
 
-def test_builtin_prompts_stand_in_for_a_retain_set(tiny, people):
-    person = next(iter(people))
+def test_builtin_prompts_and_neighbours_stand_in_for_a_retain_set(tiny, people):
+    """The more neighbours, the less is taken along of others, whom nothing was given about."""
+    person, *others = list(people)[:9]
     forget = [record for fact in people[person] for record in fact.records(held_out=False)[:2]]
-    found = unlearn(tiny, [Record(record.messages) for record in forget], settings=Settings(layer=0))
-    assert found.builtin_retain
-    compared = evaluation.compare(tiny, found.edit, {"forget": forget})
-    assert mean(rouge1(compared["forget"].after, forget)) < 0.10
+    asked = [record for other in others for fact in people[other] for record in fact.records(held_out=False)[:1]]
+    kept = []
+    for count in (30, None):
+        settings = Settings(layer=0, neighbours=count)
+        found = unlearn(tiny, [Record(record.messages) for record in forget], settings=settings)
+        assert found.builtin_retain
+        compared = evaluation.compare(tiny, found.edit, {"forget": forget, "others": asked})
+        assert mean(rouge1(compared["forget"].after, forget)) < 0.10
+        kept.append(mean(rouge1(compared["others"].after, asked)))
+    assert found.edit.settings["neighbours"] == ALONE
+    assert kept[0] < kept[1] - 0.1
+    assert kept[1] > 0.95

@@ -27,7 +27,7 @@ from lunar.progress import Progress
 from lunar.prompts import TokenSequence, encode
 from lunar.records import Record
 from lunar.rewordings import reworded_sample, rewordings
-from lunar.settings import TAIL, Settings
+from lunar.settings import NEIGHBOURS, TAIL, Settings
 from lunar.solve import Detect, Gate, Solution, gate, remembering, solve
 from lunar.weights import parameter_of
 
@@ -66,10 +66,11 @@ class Sets:
 
 def neighbours_of(forget: Sequence[Record], retain: Sequence[Record], settings: Settings) -> list[Record]:
     """What is pinned beside the retain prompts: neighbours, and some of either in the forms of the rewordings."""
-    found = neighbours(forget, retain, settings.neighbours, settings.seed) if settings.neighbours else []
+    count = NEIGHBOURS if settings.neighbours is None else settings.neighbours
+    found = neighbours(forget, retain, count, settings.seed) if count else []
     if not settings.rewordings:
         return found
-    return [*found, *reworded_sample([*retain, *found], max(1, settings.neighbours // 2), settings.seed)]
+    return [*found, *reworded_sample([*retain, *found], max(1, count // 2), settings.seed)]
 
 
 @dataclass(frozen=True)

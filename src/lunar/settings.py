@@ -64,6 +64,10 @@ def method_names(wanted: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+NEIGHBOURS, ALONE = 600, 5000
+"""Neighbours beside retain data, and without any."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """How to edit. The defaults are those that the trial runs in docs/method.md found to work.
@@ -80,8 +84,9 @@ class Settings:
         redirect_answers: redirect the tokens of the forget answers too, where answers are given.
         forget_weight: weight of redirected rows; larger is more exact on them and less sparing of everything else.
         retain_weight: weight of retain prompts' last tokens and of retain answers; other pinned rows weigh 1.
-        neighbours: how many prompts like the forget prompts, about other names, are pinned as well; more spare those
-            who share a part of a name or a phrasing with the forgotten, and cost a pass over them.
+        neighbours: how many prompts like the forget prompts, about other names, are pinned as well; None is
+            `NEIGHBOURS`, or `ALONE` where no retain data is given and nothing else tells these names from others. More
+            spare those who share a part of a name or a phrasing with the forgotten, and cost a pass over them.
         rewordings: in how many other forms each forget prompt is redirected as well; half as many prompts as there are
             neighbours are then pinned in these forms. More recognise unseen phrasings, and spare a little less.
         seed: for whatever draws random numbers; here, the invented names.
@@ -95,7 +100,7 @@ class Settings:
     redirect_answers: bool = False
     forget_weight: float = 150.0
     retain_weight: float = 10.0
-    neighbours: int = 600
+    neighbours: int | None = None
     rewordings: int = 0
     seed: int = 0
 
@@ -118,7 +123,7 @@ class Settings:
             raise LunarError(f"At least 1 token of each prompt must be redirected, but a tail of {self.tail} came.")
         if not (self.forget_weight > 0 and self.retain_weight > 0):
             raise LunarError("The weights of forget and retain rows must be above 0: the usual values are 150 and 10.")
-        if self.neighbours < 0 or self.rewordings < 0:
+        if (self.neighbours or 0) < 0 or self.rewordings < 0:
             raise LunarError(
                 "The numbers of neighbours and rewordings must be at least 0: the usual ones are 600 and 0."
             )

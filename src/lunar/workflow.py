@@ -33,7 +33,7 @@ from lunar.report import (
 from lunar.reporting import page_files, recognised
 from lunar.requests.naming import check_name
 from lunar.requests.store import is_ledger, settle
-from lunar.settings import Settings
+from lunar.settings import ALONE, NEIGHBOURS, Settings
 
 if TYPE_CHECKING:
     from lunar.edit import Edit
@@ -223,9 +223,11 @@ def inspect_files(
     seconds: dict[str, float] = {}
     with timed("load", seconds):
         loaded = load(recipe.model, device, progress)
-    work = Work(loaded, progress)
+    work, covered, settings = Work(loaded, progress), data.retain is not None, recipe.settings
+    if settings.neighbours is None:
+        settings = replace(settings, neighbours=NEIGHBOURS if covered else ALONE)
     choice = choose(
-        loaded, data.forget, retain, data.reference, recipe.settings, work=work, most=most, refuse=False
+        loaded, data.forget, retain, data.reference, settings, work=work, most=most, refuse=False, covered=covered
     ).as_dict()
     result: dict[str, Any] = finite(
         {

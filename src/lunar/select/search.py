@@ -50,6 +50,7 @@ def choose(
     work: Work | None = None,
     most: int = LAYERS,
     refuse: bool = True,
+    covered: bool = True,
 ) -> Choice:
     """Find the layer and, unless the settings name one, the strength.
 
@@ -62,6 +63,8 @@ def choose(
         work: for progress and timing.
         most: how many layers are tried at most.
         refuse: whether to raise where it cannot be done; otherwise that is among the obstacles.
+        covered: whether the retain prompts are a user's own; built-in ones stand for nobody like the forgotten, and
+            say nothing of what a deeper layer would take along.
 
     Raises LunarError where forget and retain prompts cannot be told apart, the model does not decline the reference
     prompts, or declines the forget prompts already, each with the figure that shows it; and as `unlearn` does.
@@ -92,7 +95,7 @@ def choose(
         candidates, trials, untried = _tried(work, bench, sets, [problems[layer] for layer in best], settings, effort)
         warnings += untried
     with work.stage("confirmation", announced=True):
-        chosen, confirmations = _confirmed(work, candidates, trials, words, effort)
+        chosen, confirmations = _confirmed(work, candidates, ordered(trials, covered), words, effort)
     if not confirmations[-1].passed:
         warnings.append(
             f"No trial both redirected the forget prompts and held when answers were generated: the best redirects "
@@ -102,7 +105,7 @@ def choose(
         "auto",
         chosen.layer,
         chosen.strength,
-        reason(chosen, trials, lines, confirmations),
+        reason(chosen, ordered(trials, covered), lines, confirmations, covered),
         tuple(warnings),
         lines,
         tuple(trials),
@@ -250,10 +253,9 @@ def _tried(
 
 
 def _confirmed(
-    work: Work, tried: dict[int, Candidate], trials: Sequence[Trial], words: OwnWords, effort: Effort
+    work: Work, tried: dict[int, Candidate], candidates: Sequence[Trial], words: OwnWords, effort: Effort
 ) -> tuple[Trial, list[Confirmation]]:
     """The first of the two best candidates that holds when answers are generated, else the best."""
-    candidates = ordered(trials)
     confirmations = []
     for trial in candidates[:2]:
         edit = tried[trial.layer].edit(work.loaded, trial.strength)

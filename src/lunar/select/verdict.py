@@ -20,6 +20,9 @@ prompts than the trials' and is a little weaker: at 0.10 one answer in twenty ca
 TIE = 0.1
 """Divergences that differ by less than this share count as equal, and so do those below `NOTHING`."""
 NOTHING = 0.001
+LOWEST = (
+    "Without retain data, nothing says what a deeper layer would take along, so the lowest that redirects is taken."
+)
 
 
 def redirects(trial: Trial) -> bool:
@@ -32,13 +35,19 @@ def complete(trial: Trial) -> bool:
     return trial.redirected >= COMPLETE and trial.original <= UNLIKELY
 
 
-def ordered(trials: Sequence[Trial]) -> list[Trial]:
-    """Candidates, the best first: those that redirect all prompts by what they spare, then those that redirect most."""
+def ordered(trials: Sequence[Trial], covered: bool = True) -> list[Trial]:
+    """Candidates, the best first: those that redirect all prompts by what they spare, then those that redirect most.
+
+    Where the retain prompts are not a user's own (`covered`), the lowest layer comes first instead: a divergence on
+    prompts of another kind does not show that a deeper layer goes by what is said rather than of whom.
+    """
     candidates = [trial for trial in trials if trial.retain_divergence is not None]
     everything = [trial for trial in candidates if complete(trial)]
     most = [trial for trial in candidates if redirects(trial) and not complete(trial)]
     others = [trial for trial in candidates if not redirects(trial)]
     others.sort(key=lambda trial: (-trial.redirected, trial.original, trial.layer))
+    if not covered:
+        return [*(one for some in (everything, most) for one in sorted(some, key=lambda trial: trial.layer)), *others]
     return [*_sparing_first(everything), *_sparing_first(most), *others]
 
 
@@ -55,9 +64,13 @@ def _sparing_first(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def reason(
-    chosen: Trial, trials: Sequence[Trial], lines: Sequence[LayerProfile], confirmations: Sequence[Confirmation]
+    chosen: Trial,
+    candidates: Sequence[Trial],
+    lines: Sequence[LayerProfile],
+    confirmations: Sequence[Confirmation],
+    covered: bool = True,
 ) -> str:
-    """One or two plain sentences for the choice."""
+    """One or two plain sentences for the choice among candidates, the best first."""
     line = next(line for line in lines if line.layer == chosen.layer)
     text = (
         f"Layer {chosen.layer} at strength {chosen.strength:g}: left out of the detector, a forget prompt is told from "
@@ -65,7 +78,7 @@ def reason(
         f"{chosen.redirected:.0%} of the forget prompts at a divergence of {chosen.retain_divergence:.4f} nats per "
         "token on retain prompts that it was not given."
     )
-    rivals = [trial for trial in ordered(trials) if trial.layer != chosen.layer]
+    rivals = [trial for trial in candidates if trial.layer != chosen.layer]
     failed = [one for one in confirmations if not one.passed and one.layer != chosen.layer]
     if failed:
         return f"{text} Layer {failed[0].layer} looked better, but its answers did not hold when they were generated."
@@ -74,6 +87,8 @@ def reason(
     rival = rivals[0]
     if not redirects(rival) or complete(chosen) > complete(rival):
         return f"{text} The next best, layer {rival.layer}, redirects {rival.redirected:.0%}."
+    if not covered:
+        return f"{text} {LOWEST}"
     text += f" The next best, layer {rival.layer} at strength {rival.strength:g}, has {rival.retain_divergence:.4f}"
     if (rival.retain_divergence or 0.0) < (chosen.retain_divergence or 0.0):
         text += f"; below {NOTHING:g}, or within a tenth, that is the same, and the lower layer is taken"
