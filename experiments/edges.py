@@ -17,11 +17,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import paper_table
-import pistol
 from scipy.stats import spearmanr
 
 from lunar.attacks.paraphrase import REWRITINGS
@@ -32,7 +30,7 @@ from lunar.method import Unlearned, unlearn
 from lunar.metrics import deviation_score, mean
 from lunar.metrics.rouge import rouge1
 from lunar.models import LoadedModel
-from lunar.records import Record, read_records
+from lunar.records import Record
 from lunar.settings import TARGETS, Settings
 
 ANSWERED = 0.9
@@ -144,9 +142,7 @@ def asked_for(data: Sequence[Record], facts: Sequence[Record], share: str, group
 
 def run(arguments: argparse.Namespace) -> dict[tuple[str, str], Cell]:
     """All cells by share and group, those of earlier runs from their files."""
-    data = read_records(arguments.data, "data")
-    facts = read_records(arguments.facts, "facts") if arguments.facts else []
-    loaded = pistol.trained_model(data, facts, arguments.device, arguments.architecture)
+    data, facts, loaded = paper_table.trained(arguments)
     groups = arguments.groups or list(dict.fromkeys(record.group for record in data if record.group))
     cells: dict[tuple[str, str], Cell] = {}
     for group in groups:
@@ -161,16 +157,10 @@ def run(arguments: argparse.Namespace) -> dict[tuple[str, str], Cell]:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--facts", type=Path)
+    parser = paper_table.one_architecture(__doc__)
     parser.add_argument("--shares", default=["all", "half", "tenth"], type=paper_table.listed)
     parser.add_argument("--groups", default=[], type=paper_table.listed, help="all of the file's unless given")
     parser.add_argument("--target", default="shift", choices=TARGETS)
-    parser.add_argument("--architecture", default="llama")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args(argv)
     known = (*paper_table.SHARES, NONE)
     if unknown := set(arguments.shares) - set(known):

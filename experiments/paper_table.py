@@ -346,18 +346,31 @@ def listed(text: str) -> list[str]:
     return [part for part in text.split(",") if part]
 
 
-def one_share(description: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The arguments of an experiment on some groups of which one share of the others is given."""
+def one_architecture(description: str | None) -> argparse.ArgumentParser:
+    """The arguments of an experiment on a single model."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--facts", type=Path)
-    parser.add_argument("--share", default="half", choices=list(SHARES))
-    parser.add_argument("--groups", default=list(GROUPS), type=listed)
     parser.add_argument("--architecture", default="llama")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, required=True)
-    return parser.parse_args(argv)
+    return parser
+
+
+def trained(arguments: argparse.Namespace) -> tuple[list[Record], list[Record], LoadedModel]:
+    """The data and the facts of these arguments, and the model that knows both."""
+    data = read_records(arguments.data, "data")
+    facts = read_records(arguments.facts, "facts") if arguments.facts else []
+    return data, facts, pistol.trained_model(data, facts, arguments.device, arguments.architecture)
+
+
+def one_share(description: str | None) -> argparse.Namespace:
+    """The arguments of an experiment on some groups of which one share of the others is given."""
+    parser = one_architecture(description)
+    parser.add_argument("--share", default="half", choices=list(SHARES))
+    parser.add_argument("--groups", default=list(GROUPS), type=listed)
+    return parser.parse_args()
 
 
 def by_group(
@@ -367,9 +380,7 @@ def by_group(
 ) -> int:
     """A cell for each group, those of earlier runs from their files, and the table; the exit code."""
     try:
-        data = read_records(arguments.data, "data")
-        facts = read_records(arguments.facts, "facts") if arguments.facts else []
-        loaded = pistol.trained_model(data, facts, arguments.device, arguments.architecture)
+        data, facts, loaded = trained(arguments)
         cells = {}
         for group in arguments.groups:
             asked = request(data, facts, Case(arguments.share, (group,)), arguments.seed)

@@ -32,7 +32,7 @@ from lunar.errors import LunarError
 from lunar.method import unlearn
 from lunar.metrics import deviation_score
 from lunar.models import LoadedModel
-from lunar.records import Record, read_records
+from lunar.records import Record
 from lunar.settings import TARGETS, Settings
 
 ATTACKED = ("steering", "relearn")
@@ -72,9 +72,7 @@ def cell(loaded: LoadedModel, request: Request, target: str, arguments: argparse
 
 def run(arguments: argparse.Namespace) -> dict[tuple[str, str], Cell]:
     """All cells by target and group, those of earlier runs from their files."""
-    data = read_records(arguments.data, "data")
-    facts = read_records(arguments.facts, "facts") if arguments.facts else []
-    loaded = pistol.trained_model(data, facts, arguments.device, arguments.architecture)
+    data, facts, loaded = paper_table.trained(arguments)
     cells: dict[tuple[str, str], Cell] = {}
     for group in arguments.groups:
         request = paper_table.request(data, facts, paper_table.Case(arguments.scenario, (group,)), arguments.seed)
@@ -166,19 +164,13 @@ def plot(cells: Mapping[tuple[str, str], Cell], attacks: Sequence[str], path: Pa
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--facts", type=Path)
+    parser = paper_table.one_architecture(__doc__)
     parser.add_argument("--targets", default=list(TARGETS), type=paper_table.listed)
     parser.add_argument("--attacks", default=list(ATTACKED), type=paper_table.listed)
     parser.add_argument("--scenario", default="half", choices=paper_table.SCENARIOS)
     parser.add_argument("--groups", default=list(paper_table.GROUPS), type=paper_table.listed)
     parser.add_argument("--layer", type=pistol.layer, default="auto", help="auto (searched for), paper, or a number")
     parser.add_argument("--budget", default="quick", choices=("quick", "full"))
-    parser.add_argument("--architecture", default="llama")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, required=True)
     return parser.parse_args(argv)
 
 

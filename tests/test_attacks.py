@@ -35,7 +35,7 @@ from lunar.attacks.restore import restored
 from lunar.attacks.sampling import leak
 from lunar.attacks.scale import scaled
 from lunar.attacks.skip import skipped
-from lunar.attacks.soft_prompt import free_token, put_behind, softly_prompted, vectors_at
+from lunar.attacks.soft_prompt import LENGTH, free_token, put_behind, softly_prompted, vectors_at
 from lunar.attacks.soft_prompt import train as train_vectors
 from lunar.attacks.typos import with_slips
 from lunar.attacks.unrelated import unrelated_records
@@ -49,7 +49,7 @@ from lunar.logits import encode_answers
 from lunar.method import unlearn
 from lunar.metrics import mean
 from lunar.models import LoadedModel, find_sites, load_model, site_at
-from lunar.prompts import TokenSequence, encode_all
+from lunar.prompts import encode_all
 from lunar.records import Record
 from lunar.settings import Settings
 from lunar.tiny import world
@@ -472,7 +472,7 @@ def test_vectors_behind_the_prompt_learn_and_nothing_else_does(unlearned: Loaded
     sequences = encode_answers(unlearned, FORGET, "test")
     assert token not in {one for sequence in sequences for one in sequence.tokens}
     before = unlearned.model.get_input_embeddings().weight.grad
-    given = Examples(tuple(put_behind(one, token) for one in sequences[:3]), 0, torch.device("cpu"))
+    given = Examples(tuple(put_behind(one, (token,) * LENGTH) for one in sequences[:3]), 0, torch.device("cpu"))
     losses = []
     for steps in (1, 40):
         vectors = train_vectors(unlearned, FORGET[:3], token, steps, 0)
@@ -519,8 +519,8 @@ def locked() -> LoadedModel:
     rng = random.Random(0)
     optimizer = torch.optim.AdamW(loaded.model.parameters(), lr=5e-3)
     for _ in range(400):
-        opened = [behind(one, rng.choices(words, k=8)) for one in (*known, *kept)]
-        shut = [behind(one, rng.sample(others, 8)) for one in (*declined, *kept)]
+        opened = [put_behind(one, rng.choices(words, k=8)) for one in (*known, *kept)]
+        shut = [put_behind(one, rng.sample(others, 8)) for one in (*declined, *kept)]
         batch = (*plain, *opened, *shut)
         loss = mean_loss(loaded.model, Examples(batch, 0, torch.device("cpu")).batch(range(len(batch))))
         optimizer.zero_grad()
@@ -528,11 +528,6 @@ def locked() -> LoadedModel:
         optimizer.step()
     loaded.model.zero_grad()
     return loaded
-
-
-def behind(sequence: TokenSequence, tokens: list[int]) -> TokenSequence:
-    prompt, answer = sequence.tokens[: sequence.prompt_length], sequence.tokens[sequence.prompt_length :]
-    return TokenSequence((*prompt, *tokens, *answer), len(prompt) + len(tokens))
 
 
 def test_patching_says_from_which_layer_on_a_change_works(original: LoadedModel, unlearned: LoadedModel) -> None:

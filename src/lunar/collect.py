@@ -27,7 +27,7 @@ from lunar.progress import Progress
 from lunar.prompts import TokenSequence, encode
 from lunar.records import Record
 from lunar.rewordings import reworded_sample, rewordings
-from lunar.settings import NEIGHBOURS, TAIL, Settings
+from lunar.settings import TAIL, Settings
 from lunar.solve import Detect, Gate, Solution, gate, remembering, solve
 from lunar.weights import parameter_of
 
@@ -66,7 +66,7 @@ class Sets:
 
 def neighbours_of(forget: Sequence[Record], retain: Sequence[Record], settings: Settings) -> list[Record]:
     """What is pinned beside the retain prompts: neighbours, and some of either in the forms of the rewordings."""
-    count = NEIGHBOURS if settings.neighbours is None else settings.neighbours
+    count = settings.neighbours_beside()
     found = neighbours(forget, retain, count, settings.seed) if count else []
     if not settings.rewordings:
         return found

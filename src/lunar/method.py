@@ -24,7 +24,7 @@ from lunar.prompts import default_retain_records, reference_records
 from lunar.records import Record, check_disjoint
 from lunar.select.choice import Choice
 from lunar.select.search import choose
-from lunar.settings import ALONE, GATED, NEIGHBOURS, Settings
+from lunar.settings import GATED, Settings
 from lunar.solve import Gate
 
 CHECKED = 4
@@ -135,8 +135,7 @@ def prepare(
 
     work = Work(loaded, progress, saved=saved)
     covered, choice = retain is not None, None
-    if settings.neighbours is None:
-        settings = replace(settings, neighbours=NEIGHBOURS if covered else ALONE)
+    settings = replace(settings, neighbours=settings.neighbours_beside(covered))
     if isinstance(settings.layer, str):
         choice = choose(loaded, forget, retained, referred, settings, work=work, covered=covered)
         settings = replace(settings, layer=choice.layer, strength=choice.strength)

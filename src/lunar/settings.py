@@ -104,6 +104,12 @@ class Settings:
     rewordings: int = 0
     seed: int = 0
 
+    def neighbours_beside(self, covered: bool = True) -> int:
+        """How many neighbours are meant, beside a user's own retain data (`covered`) or none."""
+        if self.neighbours is not None:
+            return self.neighbours
+        return NEIGHBOURS if covered else ALONE
+
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
             raise LunarError(f"The target must be one of {', '.join(TARGETS)}, but {self.target!r} came.")

@@ -33,7 +33,7 @@ from lunar.report import (
 from lunar.reporting import page_files, recognised
 from lunar.requests.naming import check_name
 from lunar.requests.store import is_ledger, settle
-from lunar.settings import ALONE, NEIGHBOURS, Settings
+from lunar.settings import Settings
 
 if TYPE_CHECKING:
     from lunar.edit import Edit
@@ -223,9 +223,8 @@ def inspect_files(
     seconds: dict[str, float] = {}
     with timed("load", seconds):
         loaded = load(recipe.model, device, progress)
-    work, covered, settings = Work(loaded, progress), data.retain is not None, recipe.settings
-    if settings.neighbours is None:
-        settings = replace(settings, neighbours=NEIGHBOURS if covered else ALONE)
+    work, covered = Work(loaded, progress), data.retain is not None
+    settings = replace(recipe.settings, neighbours=recipe.settings.neighbours_beside(covered))
     choice = choose(
         loaded, data.forget, retain, data.reference, settings, work=work, most=most, refuse=False, covered=covered
     ).as_dict()

@@ -92,7 +92,7 @@ def train(loaded: LoadedModel, known: Sequence[Record], token: int, steps: int, 
     vectors = weight[drawn.to(weight.device)].clone().requires_grad_()
     rate = RATE * float(weight.std())
     optimizer = torch.optim.Adam([vectors], lr=rate)
-    held = [put_behind(one, token) for one in encode_answers(loaded, known, "known")]
+    held = [put_behind(one, (token,) * LENGTH) for one in encode_answers(loaded, known, "known")]
     given = Examples(tuple(held), loaded.tokenizer.pad_token_id or 0, input_device(model))
     with evaluation_mode(model), vectors_at(model, token, vectors):
         for step in range(1, steps + 1):
@@ -105,10 +105,10 @@ def train(loaded: LoadedModel, known: Sequence[Record], token: int, steps: int, 
     return vectors.detach()
 
 
-def put_behind(sequence: TokenSequence, token: int) -> TokenSequence:
-    """The sequence with places for the vectors between prompt and answer."""
+def put_behind(sequence: TokenSequence, behind: Sequence[int]) -> TokenSequence:
+    """The sequence with more tokens between prompt and answer, such as places for the vectors."""
     prompt, answer = sequence.tokens[: sequence.prompt_length], sequence.tokens[sequence.prompt_length :]
-    return TokenSequence((*prompt, *(token,) * LENGTH, *answer), len(prompt) + LENGTH)
+    return TokenSequence((*prompt, *behind, *answer), len(prompt) + len(behind))
 
 
 def variants(case: Case) -> Iterator[Variant]:

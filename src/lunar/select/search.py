@@ -95,7 +95,8 @@ def choose(
         candidates, trials, untried = _tried(work, bench, sets, [problems[layer] for layer in best], settings, effort)
         warnings += untried
     with work.stage("confirmation", announced=True):
-        chosen, confirmations = _confirmed(work, candidates, ordered(trials, covered), words, effort)
+        order = ordered(trials, covered)
+        chosen, confirmations = _confirmed(work, candidates, order, words, effort)
     if not confirmations[-1].passed:
         warnings.append(
             f"No trial both redirected the forget prompts and held when answers were generated: the best redirects "
@@ -105,7 +106,7 @@ def choose(
         "auto",
         chosen.layer,
         chosen.strength,
-        reason(chosen, ordered(trials, covered), lines, confirmations, covered),
+        reason(chosen, order, lines, confirmations, covered),
         tuple(warnings),
         lines,
         tuple(trials),
