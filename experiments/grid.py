@@ -24,8 +24,8 @@ from lunar.metrics import deviation_score, mean
 from lunar.metrics.rouge import rouge1
 
 TARGETS = ("shift", "collapse")
-WEIGHTS = (30.0, 150.0)
-STRENGTHS = (1.0, 1.5, 2.0)
+WEIGHTS = (30.0, 150.0, 1000.0)
+STRENGTHS = (0.8, 1.0, 1.5)
 WITHIN = 1.0
 """How far above the best of the grid the choice may be, in points of the Deviation Score."""
 

@@ -143,7 +143,7 @@ def test_the_mathematics_knows_torch_and_itself_only(part: str) -> None:
     path = SOURCE / f"{part}.py"
     assert {inner for _, inner in inner_imports(path)} <= set(MATHEMATICS)
     outside = {name.split(".")[0] for name in imports(path)} - {"lunar"} - set(sys.stdlib_module_names)
-    assert outside <= {"torch", "safetensors", "jaxtyping"}
+    assert outside <= {"torch", "safetensors", "jaxtyping", "scipy"}
 
 
 def test_the_check_sees_imports_of_all_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,7 +111,7 @@ def never_knew() -> LoadedModel:
 @pytest.fixture(scope="module")
 def edit(original: LoadedModel) -> Edit:
     """A weak edit: it shifts the last prompt token at the last layer and nothing else."""
-    settings = Settings(target="shift", layer=LAST, neighbours=0, strength=2.0)
+    settings = Settings(target="shift", layer=LAST, neighbours=0, strength=1.8)
     return unlearn(original, FORGET, retain=RETAIN, reference=REFERENCE, settings=settings).edit
 
 

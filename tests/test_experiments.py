@@ -225,12 +225,12 @@ def test_the_grid_finds_a_better_setting_where_there_is_one_and_asks_no_more_tha
     assert grid.main() == 0
     (path,) = (toy / "out" / "cells").iterdir()
     one = json.loads(path.read_text(encoding="utf-8"))
-    assert one["best"] == {"target": "collapse", "layer": 0, "forget_weight": 30.0, "strength": 1.0, "score": 0.0}
-    assert (one["chosen"]["score"], one["tried"], one["failed"]) == (100.0, 24, 0)
-    # The choice, twelve shifts that cannot be better than it, the collapse that is, and eleven that cannot be better.
-    assert asked == [3, 6, *[3] * 12, 3, 6, *[3] * 11]
+    assert one["best"] == {"target": "collapse", "layer": 0, "forget_weight": 30.0, "strength": 0.8, "score": 0.0}
+    assert (one["chosen"]["score"], one["tried"], one["failed"]) == (100.0, 36, 0)
+    # The choice, eighteen shifts that cannot be better than it, the collapse that is, and seventeen that cannot be.
+    assert asked == [3, 6, *[3] * 18, 3, 6, *[3] * 17]
     assert (
-        "| 100.0 | target collapse, layer 0, forget weight 30.0, strength 1.0 | 0.0 | 100.0 |"
+        "| 100.0 | target collapse, layer 0, forget weight 30.0, strength 0.8 | 0.0 | 100.0 |"
         in capsys.readouterr().out
     )
 

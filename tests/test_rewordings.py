@@ -47,7 +47,7 @@ def test_the_forms_are_not_those_of_the_attacks():
 
 
 def test_rewordings_are_redirected_and_pinned_and_their_prompt_is_left_out_with_them(loaded):
-    settings = Settings(layer=1, rewordings=2, neighbours=12, ridge=1e-2)
+    settings = Settings("collapse", layer=1, tail=1, rewordings=2, neighbours=12, ridge=1e-2)
     sets = Sets.of(FORGET, RETAIN, REFERENCE, settings)
     assert len(sets.redirected) == 3 * len(FORGET)
     assert len(sets.neighbours) == len(Sets.of(FORGET, RETAIN, REFERENCE, Settings(neighbours=12)).neighbours) + 6

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from squared_hinge import detector
 
 from lunar import evaluation
 from lunar.errors import LunarError
@@ -78,6 +79,10 @@ def test_edited_weights_equal_the_formula_and_nothing_else_changes(checkpoint, a
     second = everything.T @ (weights[:, None] * everything)
     second += ridge * np.diag(second).mean() * np.eye(len(second))
     change = np.linalg.solve(second, everything.T @ (weights[:, None] * targets)).T
+    if target == "shift":
+        ours, heavy = inner[redirected], weights[: redirected.sum()]
+        found_by_hand = detector(second - ours.T * heavy @ ours, ours, heavy)
+        change = 1.5 * np.outer(difference, found_by_hand)
     expected = torch.from_numpy(change.T if site.transposed else change)
 
     weight_name = f"{site.module_name}.weight"

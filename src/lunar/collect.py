@@ -27,7 +27,7 @@ from lunar.progress import Progress
 from lunar.prompts import TokenSequence, encode
 from lunar.records import Record
 from lunar.rewordings import reworded_sample, rewordings
-from lunar.settings import TAIL, Settings
+from lunar.settings import LINEAR, TAIL, Settings
 from lunar.solve import Detect, Gate, Solution, gate, remembering, solve
 from lunar.weights import parameter_of
 
@@ -102,7 +102,11 @@ class Problem:
     detect: Detect = field(default_factory=remembering, repr=False, compare=False)
 
     def _weights(self, settings: Settings) -> Float[Tensor, " rows"]:
-        return torch.full((len(self.inner),), settings.forget_weight, dtype=torch.float64)
+        return torch.full((len(self.inner),), settings.redirected_weight(), dtype=torch.float64)
+
+    def _terms(self, settings: Settings) -> tuple[targets.Term, ...]:
+        weights = self._weights(settings)
+        return targets.build(settings.target, self.mean.mean(), self.residual, self.position, weights)
 
     def sums(self) -> Moments:
         """The sums over the pinned rows, made from them where these are kept."""
@@ -110,15 +114,22 @@ class Problem:
 
     def solve(self, settings: Settings) -> Solution:
         """The change of the residual stream at strength 1, as a matrix that wrote straight to it would make it."""
-        weights = self._weights(settings)
-        terms = targets.build(settings.target, self.mean.mean(), self.residual, self.position, weights)
-        return solve(self.moments, self.inner, terms, settings.ridge, detect=self.detect)
+        return solve(self.moments, self.inner, self._terms(settings), settings.ridge, detect=self.detect)
 
     def gate(self, settings: Settings) -> Gate:
         """How the last tokens of the forget prompts are recognised, each left out with its rewordings."""
         last = self.position == 0
         weights = self._weights(settings)[last]
-        found = gate(self.moments, self.inner[last], weights, self.prompt[last], settings.ridge, detect=self.detect)
+        group = self._terms(settings)[0].group if settings.target in LINEAR else None
+        found = gate(
+            self.moments,
+            self.inner[last],
+            weights,
+            self.prompt[last],
+            settings.ridge,
+            group=None if group is None else group[last],
+            detect=self.detect,
+        )
         return found.of(~self.reworded[last])
 
 

@@ -24,6 +24,8 @@ a trade (docs/results.md)."""
 TAIL = {"shift": 1, "collapse": 9, "split": 9, "gated": 1, "hardened": 1}
 """How many of the last prompt tokens each target redirects unless told otherwise."""
 
+FORGET_WEIGHT = {"shift": 1000.0, "collapse": 150.0, "split": 150.0, "gated": 150.0, "hardened": 150.0}
+"""How much a redirected row weighs in each target unless told otherwise."""
 
 SELECTORS = ("auto", "paper")
 """Who may choose the layer: the search of `lunar.select`, or the paper's selector."""
@@ -82,7 +84,8 @@ class Settings:
         ridge: λ relative to the mean of A's diagonal; larger means smaller and less exact edits.
         tail: how many of the last prompt tokens are redirected; None takes the target's usual number.
         redirect_answers: redirect the tokens of the forget answers too, where answers are given.
-        forget_weight: weight of redirected rows; larger is more exact on them and less sparing of everything else.
+        forget_weight: weight of redirected rows; larger is more exact on them and less sparing of everything else. None
+            takes the target's usual number.
         retain_weight: weight of retain prompts' last tokens and of retain answers; other pinned rows weigh 1.
         neighbours: how many prompts like the forget prompts, about other names, are pinned as well; None is
             `NEIGHBOURS`, or `ALONE` where no retain data is given and nothing else tells these names from others. More
@@ -98,11 +101,15 @@ class Settings:
     ridge: float = 1e-4
     tail: int | None = None
     redirect_answers: bool = False
-    forget_weight: float = 150.0
+    forget_weight: float | None = None
     retain_weight: float = 10.0
     neighbours: int | None = None
     rewordings: int = 0
     seed: int = 0
+
+    def redirected_weight(self) -> float:
+        """What a redirected row weighs."""
+        return FORGET_WEIGHT[self.target] if self.forget_weight is None else self.forget_weight
 
     def neighbours_beside(self, covered: bool = True) -> int:
         """How many neighbours are meant, beside a user's own retain data (`covered`) or none."""
@@ -127,8 +134,8 @@ class Settings:
             )
         if self.tail is not None and self.tail < 1:
             raise LunarError(f"At least 1 token of each prompt must be redirected, but a tail of {self.tail} came.")
-        if not (self.forget_weight > 0 and self.retain_weight > 0):
-            raise LunarError("The weights of forget and retain rows must be above 0: the usual values are 150 and 10.")
+        if not (self.redirected_weight() > 0 and self.retain_weight > 0):
+            raise LunarError("The weights of forget and retain rows must be above 0: the usual values are 1000 and 10.")
         if (self.neighbours or 0) < 0 or self.rewordings < 0:
             raise LunarError(
                 "The numbers of neighbours and rewordings must be at least 0: the usual ones are 600 and 0."

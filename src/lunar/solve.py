@@ -3,7 +3,8 @@
     ΔW = Tᵀ Ω H (A + λ·mean(diag A)·I)⁻¹        A = pinned moments + Hᵀ Ω H
 
 H [rows, m] are the write-back inputs of the redirected rows, T [rows, d] their wanted changes, Ω their weights; pinned
-rows ask for no change and enter through their moments only. Torch only: nothing here knows models or prompts.
+rows ask for no change and enter through their moments only. What rows of one group are asked for they may get more of:
+their wanted changes are then multiplied by `shares`. Nothing here knows models or prompts.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from itertools import accumulate, pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy.optimize import nnls
 from torch import Tensor
 
 from lunar.errors import LunarError
@@ -23,6 +25,9 @@ from lunar.targets import Term
 
 RANK_TOLERANCE = 1e-9
 """Singular values below this share of the largest are rounding noise of the float64 solve."""
+
+MOST_STEPS = 100
+"""Of the nonnegative least squares, for each row: far more than it takes."""
 
 LEVERAGE_TOLERANCE = 1e-13
 """A prompt whose rows leave less than this of themselves unexplained cannot be left out."""
@@ -55,8 +60,9 @@ class Gate:
     """How a `shift` edit recognises what it redirects.
 
     Attributes:
-        vector: [m] g = A⁻¹ Σ w h; g·h is the share of the wanted change that an input h receives.
-        values: [rows] g·h of the redirected rows, near 1 where the edit works.
+        vector: [m] g = A⁻¹ Σ w y h, with the `shares` y, else 1; g·h is the share of the wanted change that an input h
+            receives.
+        values: [rows] g·h of the redirected rows, near 1 or above where the edit works.
         leave_one_out: [rows] the same, had the row's whole prompt not been among the redirected rows: an estimate for
             unseen phrasings, from the same factorisation.
     """
@@ -235,8 +241,41 @@ def solve(
                 "rows or values that are not finite came: build the targets from the same rows."
             )
         reads.append(detect(moments, rows, weights, ridge))
-        writes.append(term.gain * term.wanted.to(rows).T)
+        wanted = term.wanted.to(rows)
+        if term.group is not None:
+            wanted = shares(rows, reads[-1], weights, term.group)[:, None] * wanted
+        writes.append(term.gain * wanted.T)
     return thin(torch.cat(writes, dim=1), torch.cat(reads, dim=0))
+
+
+def shares(
+    rows: Float[Tensor, "rows m"],
+    read: Float[Tensor, "rows m"],
+    weights: Float[Tensor, " rows"],
+    group: Int[Tensor, " rows"],
+) -> Float[Tensor, " rows"]:
+    """How much of what it is asked for each row should get so that least is changed elsewhere: 1, or more.
+
+    Least squares pulls a row back that would get more than was asked, and for that the detector has to know it from
+    its like; here that is left alone. With Q = Ω − Ω H A⁻¹ Hᵀ Ω, the least squares' loss for shares y is yᵀ Q y, and
+    over y ≥ 1 it is a problem of nonnegative least squares in y − 1. The rows above 1 then pull no longer, as the
+    vectors beyond the margin of a support vector machine with squared hinge loss.
+
+    Args:
+        rows: [rows, m] H.
+        read: [rows, m] Ω H A⁻¹, of `detectors`.
+        weights: [rows] the diagonal of Ω.
+        group: [rows] each group is a problem of its own, in which the others are asked for nothing.
+    """
+    loss = weights.diag() - (read @ rows.T) * weights
+    result = torch.ones_like(weights)
+    for one in group.unique():
+        here = group == one
+        values, vectors = torch.linalg.eigh((loss[here][:, here] + loss[here][:, here].T) / 2)
+        root = (vectors * values.clamp_min(0).sqrt()).T.cpu().numpy()
+        more, _ = nnls(root, -root.sum(1), maxiter=MOST_STEPS * len(root))
+        result[here] += torch.from_numpy(more).to(result)
+    return result
 
 
 def thin(write: Float[Tensor, "d rows"], read: Float[Tensor, "rows m"]) -> Solution:
@@ -256,28 +295,31 @@ def gate(
     prompt: Int[Tensor, " rows"],
     ridge: float,
     *,
+    group: Int[Tensor, " rows"] | None = None,
     detect: Detect = detectors,
 ) -> Gate:
     """The detector of the redirected rows, with leave-one-prompt-out values.
 
     Args:
         prompt: [rows] which prompt each row belongs to; rows of one prompt are left out together.
+        group: [rows] as in `shares`, whose shares y are kept where a prompt is left out; None asks all rows for y = 1.
 
-    With L = Ω^½ H A⁻¹ Hᵀ Ω^½ and e = 1 − ŷ, the residuals without prompt I are (I − L_II)⁻¹ e_I in the weighted
+    With L = Ω^½ H A⁻¹ Hᵀ Ω^½ and e = y − ŷ, the residuals without prompt I are (I − L_II)⁻¹ e_I in the weighted
     coordinates (the block form of the leave-one-out formula of linear regression). The ridge term keeps its size.
     """
     rows = inner.to(_place(moments), torch.float64)
     weight = weights.to(rows)
     _check(moments, rows, weight, ridge)
     read = detect(moments, rows, weight, ridge)
-    vector = read.sum(0)
+    wanted = torch.ones_like(weight) if group is None else shares(rows, read, weight, group)
+    vector = wanted @ read
     values = rows @ vector
     roots = weight.sqrt()
     left_out = torch.empty_like(values)
     for index in prompt.unique():
         here = prompt == index
         leverage = (rows[here] * roots[here, None]) @ (read[here] / roots[here, None]).T
-        residual = roots[here] * (1 - values[here])
+        residual = roots[here] * (wanted[here] - values[here])
         identity = torch.eye(len(leverage), dtype=leverage.dtype, device=leverage.device)
         remaining, failed = torch.linalg.cholesky_ex(identity - leverage)
         if bool(failed) or not bool((remaining.diagonal() ** 2 > LEVERAGE_TOLERANCE).all()):
@@ -285,5 +327,5 @@ def gate(
                 f"The least squares without one of the prompts is singular at ridge {ridge:g}: give more retain "
                 "prompts or a larger ridge (1e-4 is the usual value)."
             )
-        left_out[here] = 1 - torch.cholesky_solve(residual[:, None], remaining)[:, 0] / roots[here]
+        left_out[here] = wanted[here] - torch.cholesky_solve(residual[:, None], remaining)[:, 0] / roots[here]
     return Gate(vector, values, left_out)

@@ -7,7 +7,7 @@ changes, weights and a gain. Variants are therefore data, not code. Torch only: 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -25,11 +25,14 @@ class Term:
         wanted: [rows, d] the change of the layer's output asked for, T in the design.
         weights: [rows] importance of each row, Ω in the design.
         gain: the solution is multiplied by it. Above 1 it amplifies what a low weight lets through only in part.
+        group: [rows] rows of one group are asked for the same, and each may get more of it (`lunar.solve.shares`).
+            None asks every row for what it wants and no more.
     """
 
     wanted: Float[Tensor, "rows d"]
     weights: Float[Tensor, " rows"]
     gain: float = 1.0
+    group: Int[Tensor, " rows"] | None = None
 
 
 def mean_shift(
@@ -65,8 +68,11 @@ def shift(
     position: Int[Tensor, " rows"],
     weights: Float[Tensor, " rows"],
 ) -> tuple[Term, ...]:
-    """The paper's target: every redirected row is asked for the mean shift r, one direction per position."""
-    return (Term(mean_shift(reference_mean, residual, position), weights.double()),)
+    """The paper's target: every redirected row is asked for the mean shift r, one direction per position.
+
+    Ours to add: for at least that. Where a row that is easy to tell apart gets more on the way, nothing pulls it back.
+    """
+    return (Term(mean_shift(reference_mean, residual, position), weights.double(), group=position),)
 
 
 def collapse(
@@ -159,5 +165,5 @@ def random_control(terms: Sequence[Term], generator: torch.Generator) -> tuple[T
     for term in terms:
         direction = torch.randn(term.wanted.shape[1], generator=generator, dtype=torch.float64).to(term.wanted)
         lengths = term.wanted.norm(dim=1, keepdim=True)
-        controls.append(Term(lengths * direction / direction.norm(), term.weights, term.gain))
+        controls.append(replace(term, wanted=lengths * direction / direction.norm()))
     return tuple(controls)

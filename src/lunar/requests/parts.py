@@ -14,8 +14,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -247,15 +248,11 @@ class Joint:
         inners, terms = [], []
         for _, part in self.ordered():
             inner, position = part.inner[part.redirected(self.tail)], part.from_end[part.redirected(self.tail)]
-            weights = torch.full((len(inner),), self.settings.forget_weight, dtype=torch.float64)
+            weights = torch.full((len(inner),), self.settings.redirected_weight(), dtype=torch.float64)
             built = targets.build(self.settings.target, self.base.mean.mean(), part.residual, position, weights)
             inners.append(inner)
             terms.append(self._less_frozen(built, inner))
-        joined = [
-            Term(torch.cat([t.wanted for t in same]), torch.cat([t.weights for t in same]), same[0].gain)
-            for same in zip(*terms, strict=True)
-        ]
-        return torch.cat(inners), tuple(joined)
+        return torch.cat(inners), tuple(_as_one(same) for same in zip(*terms, strict=True))
 
     def _less_frozen(self, terms: tuple[Term, ...], inner: Tensor) -> tuple[Term, ...]:
         """What is still wanted where frozen changes make a part of it already."""
@@ -263,7 +260,8 @@ class Joint:
         if not self.frozen or not strength:
             return terms
         done = sum(inner.double() @ one.read.double().T @ one.write.double().T for one in self.frozen) / strength
-        return (Term(terms[0].wanted - done, terms[0].weights, terms[0].gain), *terms[1:])
+        # What is left to be done differs from row to row, and of that no row may get more.
+        return (replace(terms[0], wanted=terms[0].wanted - done, group=None), *terms[1:])
 
     def counts(self) -> dict[str, int]:
         """How many rows are redirected, and how many pinned."""
@@ -276,7 +274,7 @@ class Joint:
         inner, terms = self.rows()
         if only is not None:
             ours = torch.cat([torch.full((len(part.residual), 1), key == only) for key, part in self.ordered()])
-            terms = tuple(Term(term.wanted * ours, term.weights, term.gain) for term in terms)
+            terms = tuple(replace(term, wanted=term.wanted * ours) for term in terms)
         return solve(self.pinned, inner, terms, self.settings.ridge, detect=self._detect)
 
     def gates(self) -> dict[str, Gate]:
@@ -289,9 +287,10 @@ class Joint:
         # One number per prompt of any request.
         numbered = [len(lasts) * part.given[part.prompt[last]] for _, part, last in lasts]
         prompts = torch.cat([place + numbers for place, numbers in enumerate(numbered)])
-        weights = torch.full((len(inner),), self.settings.forget_weight, dtype=torch.float64)
-        found = gate(self.pinned, inner, weights, prompts, self.settings.ridge, detect=self._detect)
+        weights = torch.full((len(inner),), self.settings.redirected_weight(), dtype=torch.float64)
         sizes = [int(last.sum()) for _, _, last in lasts]
+        group = self._owners(sizes)
+        found = gate(self.pinned, inner, weights, prompts, self.settings.ridge, group=group, detect=self._detect)
         values, left_out = found.values.split(sizes), found.leave_one_out.split(sizes)
         return {
             name: Gate(found.vector, values[place], left_out[place]).of(part.prompt[last] <= part.given.max())
@@ -304,14 +303,29 @@ class Joint:
         lasts = [(name, part.inner[part.from_end == 0]) for name, part in self.ordered()]
         if not lasts:
             return {}
-        sizes = torch.tensor([len(inner) for _, inner in lasts])
+        sizes = [len(inner) for _, inner in lasts]
         # Asked for 1 on its own rows and 0 on all others: the rows of the solution are the detectors.
-        owner = torch.eye(len(lasts), dtype=torch.float64).repeat_interleave(sizes, dim=0)
-        weights = torch.full((len(owner),), self.settings.forget_weight, dtype=torch.float64)
+        owner = torch.eye(len(lasts), dtype=torch.float64).repeat_interleave(torch.tensor(sizes), dim=0)
+        weights = torch.full((len(owner),), self.settings.redirected_weight(), dtype=torch.float64)
         inner = torch.cat([rows for _, rows in lasts])
-        terms = (Term(owner, weights, 1.0),)
+        terms = (Term(owner, weights, group=self._owners(sizes)),)
         found = solve(self.pinned, inner, terms, self.settings.ridge, detect=self._detect).change()
         return {name: vector for (name, _), vector in zip(lasts, found, strict=True)}
+
+    def _owners(self, sizes: Sequence[int]) -> Int[Tensor, " rows"] | None:
+        """Which request each of so many rows belongs to, where the requests' rows may get more than they ask for."""
+        _, terms = self.rows()
+        return None if terms[0].group is None else torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+
+
+def _as_one(terms: Sequence[Term]) -> Term:
+    """The same term of several requests over the rows of all of them; their groups stay apart."""
+    group, known = None, [term.group for term in terms if term.group is not None]
+    if len(known) == len(terms):
+        starts = accumulate((int(one.max()) + 1 for one in known), initial=0)
+        group = torch.cat([one + start for one, start in zip(known, starts, strict=False)])
+    wanted, weights = (torch.cat([getattr(term, name) for term in terms]) for name in ("wanted", "weights"))
+    return Term(wanted, weights, terms[0].gain, group)
 
 
 def reach(part: Part, edit: Edit, base: Base, tail: int) -> Float[Tensor, " prompts"]:

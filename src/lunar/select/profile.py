@@ -74,7 +74,7 @@ def profile(
             forget.double(),
             retain.double(),
             others.double(),
-            forget_weight=settings.forget_weight,
+            forget_weight=settings.redirected_weight(),
             retain_weight=settings.retain_weight,
             ridge=settings.ridge,
         )

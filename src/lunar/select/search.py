@@ -27,7 +27,7 @@ from lunar.settings import GATED, Settings
 
 LAYERS = 3
 """How many layers get the full least squares."""
-STRENGTHS = (0.8, 1.0, 1.25, 1.5)
+STRENGTHS = (0.8, 0.85, 0.9, 1.0, 1.25, 1.5)
 """Tried from the smallest until one redirects."""
 PINNED, THIN = 10_000, 4
 """Beyond so many pinned tokens, the trials pin only a part of those before the last, at least every fourth: sums at
@@ -96,7 +96,8 @@ def choose(
         warnings += untried
     with work.stage("confirmation", announced=True):
         order = ordered(trials, covered)
-        chosen, confirmations = _confirmed(work, candidates, order, words, effort)
+        chosen, confirmations, further = _confirmed(work, bench, candidates, order, words, settings, effort)
+        trials += further
     if not confirmations[-1].passed:
         warnings.append(
             f"No trial both redirected the forget prompts and held when answers were generated: the best redirects "
@@ -123,20 +124,31 @@ def try_layer(bench: Bench, candidate: Candidate, settings: Settings, effort: Ef
     One solve serves all of them, because the change goes with the strength; behind a threshold there is only one.
     """
     found: list[Trial] = []
-    layer = candidate.site.layer
-    above = effort.layers - layer - 1
-    strengths = STRENGTHS if candidate.behind is None else (1.0,)
-    for strength in strengths if settings.strength is None else (settings.strength,):
-        own, refusal, share = bench.forget(candidate, strength)
-        effort.add(bench.forget_tokens, above)
-        found.append(Trial(layer, settings.target, settings.forget_weight, strength, own, refusal, share))
+    for strength in _strengths(candidate, settings):
+        found.append(_try_strength(bench, candidate, strength, settings, effort))
         if complete(found[-1]):
             break
     index = max(range(len(found)), key=lambda place: (complete(found[place]), found[place].redirected, -place))
-    divergence = bench.divergence(candidate, found[index].strength)
-    effort.add(2 * bench.retain_tokens, above)
-    found[index] = replace(found[index], retain_divergence=divergence)
+    found[index] = _judged(bench, candidate, found[index], effort)
     return found
+
+
+def _strengths(candidate: Candidate, settings: Settings) -> Sequence[float]:
+    if settings.strength is not None:
+        return (settings.strength,)
+    return STRENGTHS if candidate.behind is None else (1.0,)
+
+
+def _try_strength(bench: Bench, candidate: Candidate, strength: float, settings: Settings, effort: Effort) -> Trial:
+    layer = candidate.site.layer
+    own, refusal, share = bench.forget(candidate, strength)
+    effort.add(bench.forget_tokens, effort.layers - layer - 1)
+    return Trial(layer, settings.target, settings.redirected_weight(), strength, own, refusal, share)
+
+
+def _judged(bench: Bench, candidate: Candidate, trial: Trial, effort: Effort) -> Trial:
+    effort.add(2 * bench.retain_tokens, effort.layers - trial.layer - 1)
+    return replace(trial, retain_divergence=bench.divergence(candidate, trial.strength))
 
 
 # Steps of `choose`
@@ -254,16 +266,44 @@ def _tried(
 
 
 def _confirmed(
-    work: Work, tried: dict[int, Candidate], candidates: Sequence[Trial], words: OwnWords, effort: Effort
-) -> tuple[Trial, list[Confirmation]]:
-    """The first of the two best candidates that holds when answers are generated, else the best."""
-    confirmations = []
+    work: Work,
+    bench: Bench,
+    tried: dict[int, Candidate],
+    candidates: Sequence[Trial],
+    words: OwnWords,
+    settings: Settings,
+    effort: Effort,
+) -> tuple[Trial, list[Confirmation], list[Trial]]:
+    """The first of the two best candidates that holds when answers are generated, else the best; and further trials.
+
+    One that does not hold is given the next strength before another layer comes: a trial sees first words alone.
+    """
+    confirmations: list[Confirmation] = []
+    further: list[Trial] = []
     for trial in candidates[:2]:
-        edit = tried[trial.layer].edit(work.loaded, trial.strength)
-        with edit.applied(work.loaded.model):
-            answers, tokens = answer(work.loaded, words.records)
-        effort.add(tokens, effort.layers)
-        confirmations.append(judge(trial, answers, words))
-        if confirmations[-1].passed:
-            return trial, confirmations
-    return candidates[0], confirmations
+        candidate = tried[trial.layer]
+        if _holds(work, candidate, trial, words, effort, confirmations):
+            return trial, confirmations, further
+        stronger = [strength for strength in _strengths(candidate, settings) if strength > trial.strength]
+        for strength in stronger[:1]:
+            again = _try_strength(bench, candidate, strength, settings, effort)
+            further.append(_judged(bench, candidate, again, effort))
+            if _holds(work, candidate, further[-1], words, effort, confirmations):
+                return further[-1], confirmations, further
+    return candidates[0], confirmations, further
+
+
+def _holds(
+    work: Work,
+    candidate: Candidate,
+    trial: Trial,
+    words: OwnWords,
+    effort: Effort,
+    confirmations: list[Confirmation],
+) -> bool:
+    """Whether generated answers are refusals; what they show is added to the confirmations."""
+    with candidate.edit(work.loaded, trial.strength).applied(work.loaded.model):
+        answers, tokens = answer(work.loaded, words.records)
+    effort.add(tokens, effort.layers)
+    confirmations.append(judge(trial, answers, words))
+    return confirmations[-1].passed

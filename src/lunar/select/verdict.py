@@ -14,7 +14,7 @@ from lunar.select.trials import Trial
 COMPLETE, REDIRECTS = 0.99, 0.9
 """Share of the forget prompts at which the refusal must be the likelier text: a stronger edit is tried below the first,
 and below the second a candidate does not count as redirecting, whatever its strength."""
-UNLIKELY, LEFT = 0.05, 0.15
+UNLIKELY, LEFT = 0.1, 0.15
 """The mean probability that the own answers may keep, for the same two. The edit that is made in the end pins more
 prompts than the trials' and is a little weaker: at 0.10 one answer in twenty came back with it."""
 TIE = 0.1
