@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import processes
 import speed
 
 SHAPE = "--width 64 --inner 96 --layers 3 --layer 1 --forget 3 --retain 6 --words 4 --repetitions 2 --device cpu"
@@ -54,3 +55,14 @@ def test_the_highest_is_seen_though_it_was_short(monkeypatch) -> None:
             time.sleep(0.1)
             del taken
         assert 2.5e8 < peak.most < 3.5e8
+
+
+def test_two_processes_are_timed_beside_one_and_give_its_edit(tmp_path: Path, capsys) -> None:
+    shape = "--width 64 --inner 96 --layers 3 --layer 1 --forget 3 --retain 12 --words 4 --repetitions 1"
+    assert processes.main([*shape.split(), "--output", str(tmp_path / "processes.md")]) == 0
+    text = (tmp_path / "processes.md").read_text()
+    assert capsys.readouterr().out == text
+    assert float(re.search(r"apart by at most ([\d.e+-]+)\.", text)[1]) <= 1e-6
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")][2:]
+    assert [row[0].strip() for row in rows] == ["total", "retain"]
+    assert all(float(cell.split()[0]) > 0 for row in rows for cell in row[1:])
