@@ -7,7 +7,7 @@ import torch
 from conftest import CONTEXT, LAYERS, VOCABULARY, tiny_model, tiny_tokenizer
 from transformers import PreTrainedModel
 
-from lunar.activations import Captured, capture, capture_all
+from lunar.activations import Captured, capture, capture_all, capture_layers
 from lunar.errors import LunarError
 from lunar.generation import greedy
 from lunar.models import find_sites, site_at
@@ -94,6 +94,26 @@ def test_batches_together_hold_every_token_once() -> None:
     assert done == [3, 6, 7]
     assert all(isinstance(batch, Captured) for batch in batches)
     assert sum(len(batch.inner) for batch in batches) == sum(len(one.tokens) for one in sequences())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_inputs_alone_are_the_same_and_the_deepest_matrix_does_not_run(architecture: str) -> None:
+    model = tiny_model(architecture)
+    sites = [site_at(model, layer) for layer in (0, 1)]
+    ran: list[str] = []
+    for site in sites:
+        site.module(model).register_forward_hook(lambda *_, name=site.module_name: ran.append(name))
+    batches = [
+        list(capture_layers(model, sites, sequences(), batch_size=3, inner_only=inner_only))
+        for inner_only in (False, True)
+    ]
+    assert ran.count(sites[0].module_name) == 6
+    assert ran.count(sites[1].module_name) == 3
+    for whole, part in zip(*batches, strict=True):
+        for layer in (0, 1):
+            assert torch.equal(part[layer].inner, whole[layer].inner)
+            assert torch.equal(part[layer].from_end, whole[layer].from_end)
+            assert part[layer].residual.shape == (len(whole[layer].inner), 0)
 
 
 def test_later_layers_do_not_run() -> None:

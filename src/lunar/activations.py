@@ -30,7 +30,8 @@ class Captured:
     `inner` is the input of the write-back matrix and `residual` the residual stream behind it: the output of its
     decoder layer or, where the matrix ends the attention, the layer's input plus what the matrix writes. `sequence` is
     the index into the sequences that were given. `from_end` counts from the prompt's end: 0 for the last prompt token,
-    1 for the one before; answer tokens are negative, -1 for the first.
+    1 for the one before; answer tokens are negative, -1 for the first. Where inputs alone were asked for, `residual`
+    has no columns.
     """
 
     inner: Float[Tensor, "tokens m"]
@@ -83,6 +84,7 @@ def capture_layers(
     sequences: Sequence[TokenSequence],
     *,
     last_only: bool = False,
+    inner_only: bool = False,
     start: int = 0,
     share: tuple[int, int] = (0, 1),
     batch_size: int | None = None,
@@ -92,7 +94,8 @@ def capture_layers(
 ) -> Iterator[dict[int, Captured]]:
     """`capture` at several layers in one pass, which stops behind the deepest: per batch, a `Captured` for each layer.
 
-    With `last_only`, rows are those of the last prompt tokens alone, and no more than these is ever held. The first
+    With `last_only`, rows are those of the last prompt tokens alone, and no more than these is ever held. With
+    `inner_only` residuals are left out, and the pass stops before the deepest matrix is multiplied. The first
     `start` sequences, in the order in which they are run, are left out: they were run before. `share` is which of how
     many processes this is; of the rest it runs every so many.
     """
@@ -108,7 +111,7 @@ def capture_layers(
     check_batch_size(batch_size)
 
     def run(indices: list[int]) -> dict[int, Captured]:
-        return _capture_batch(model, sites, sequences, indices, pad_token_id, padding_side, last_only)
+        return _capture_batch(model, sites, sequences, indices, pad_token_id, padding_side, last_only, inner_only)
 
     done = start
     for indices, captured in in_batches(order[start:][share[0] :: share[1]], batch_size, run):
@@ -249,6 +252,7 @@ def _capture_batch(
     pad_token_id: int,
     padding_side: Literal["left", "right"],
     last_only: bool,
+    inner_only: bool,
 ) -> dict[int, Captured]:
     chosen = [sequences[index] for index in indices]
     tokens, mask = pad([one.tokens for one in chosen], pad_token_id, padding_side, input_device(model))
@@ -259,7 +263,7 @@ def _capture_batch(
     sequence = torch.tensor(indices, device=tokens.device)[:, None].expand_as(mask).flatten()[kept]
     from_end = from_end.flatten()[kept]
     found = {}
-    for layer, (inner, residual) in _run(model, sites, tokens, mask, positions, kept).items():
+    for layer, (inner, residual) in _run(model, sites, tokens, mask, positions, kept, inner_only).items():
         found[layer] = Captured(inner, residual, sequence.to(residual.device), from_end.to(residual.device))
     return found
 
@@ -267,8 +271,8 @@ def _capture_batch(
 class _Watch:
     """Hooks on one site that keep the wanted rows of what its matrix reads and its layer yields."""
 
-    def __init__(self, site: Site, shape: tuple[int, int], kept: Tensor, deepest: bool) -> None:
-        self.site, self.shape, self.kept, self.deepest = site, shape, kept, deepest
+    def __init__(self, site: Site, shape: tuple[int, int], kept: Tensor, deepest: bool, inner_only: bool) -> None:
+        self.site, self.shape, self.kept, self.deepest, self.inner_only = site, shape, kept, deepest, inner_only
         self.seen: dict[str, Tensor] = {}
         self.layer_input: Tensor | None = None
 
@@ -276,6 +280,8 @@ class _Watch:
         """Register the hooks; returns their handles."""
         matrix, layer = self.site.module(model), self.site.layer_module(model)
         handles = [matrix.register_forward_pre_hook(self.read_inner)]
+        if self.inner_only:
+            return handles
         if self.site.before_mlp:
             handles.append(layer.register_forward_pre_hook(self.read_layer_input, with_kwargs=True))
             return [*handles, matrix.register_forward_hook(self.read_written)]
@@ -283,7 +289,13 @@ class _Watch:
 
     def read_inner(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         rows = inputs[0].detach().reshape(-1, self.site.inner_width)
+        if len(rows) != len(self.kept):
+            raise self.unsupported(f"{len(rows)} inputs for {len(self.kept)} tokens")
         self.seen["inner"] = rows[self.kept.to(rows.device)]
+        if self.inner_only:
+            self.seen["residual"] = self.seen["inner"][:, :0]
+            if self.deepest:
+                raise _Stop
 
     def read_layer_input(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         self.layer_input = (inputs[0] if inputs else named["hidden_states"]).detach()
@@ -309,12 +321,18 @@ class _Watch:
 
 
 def _run(
-    model: PreTrainedModel, sites: Sequence[Site], tokens: Tensor, mask: Tensor, positions: Tensor, kept: Tensor
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    tokens: Tensor,
+    mask: Tensor,
+    positions: Tensor,
+    kept: Tensor,
+    inner_only: bool,
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """Rows of the matrices' inputs and the layers' outputs, by layer; hooks live no longer than this call."""
     deepest = max(site.layer for site in sites)
     shape = (int(tokens.shape[0]), int(tokens.shape[1]))
-    watches = [_Watch(site, shape, kept, site.layer == deepest) for site in sites]
+    watches = [_Watch(site, shape, kept, site.layer == deepest, inner_only) for site in sites]
     # Without the head: were the pass not stopped, logits of a whole batch would be the largest tensor of all.
     body: Any = model.base_model
     arguments = {"input_ids": tokens, "attention_mask": mask, "use_cache": False}

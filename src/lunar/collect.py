@@ -192,6 +192,7 @@ class Work:
         *,
         with_answer: bool,
         last_only: bool = False,
+        inner_only: bool = False,
         start: int = 0,
         share: tuple[int, int] = (0, 1),
         batch_size: int | None = None,
@@ -205,6 +206,7 @@ class Work:
             sites,
             sequences,
             last_only=last_only,
+            inner_only=inner_only,
             start=start,
             share=share,
             batch_size=batch_size,
@@ -245,7 +247,7 @@ class Work:
         if share[1] > 1:
             processes.begin_share(large)
         for batch in self.capture(
-            name, sites, records, with_answer=True, start=start, share=share, batch_size=batch_size
+            name, sites, records, with_answer=True, inner_only=True, start=start, share=share, batch_size=batch_size
         ):
             for layer, rows in batch.items():
                 weights = pinned_weights(rows.from_end, rows.sequence, retain_weight, thin)

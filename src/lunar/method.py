@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 
 import torch
 
@@ -152,21 +153,21 @@ def check_changed(work: Work, edit: Edit, forget: Sequence[Record]) -> None:
     loaded = work.loaded
     shown = work.encode("forget", forget[:CHECKED], with_answer=False)
     # One nearly always says that something changed. Its own batch: other company changes the rounding.
-    for part in filter(None, (shown[:1], shown[1:])):
-        before = prompt_logits(loaded.model, part)
-        with edit.applied(loaded.model):
-            after = prompt_logits(loaded.model, part)
-        if not bool(torch.isfinite(after).all()):
-            raise LunarError(
-                "The edit was expected to leave a model that computes finite numbers, but it does not: take a smaller "
-                "strength, a larger ridge or another layer."
-            )
-        if not torch.equal(before, after):
-            return
-    raise LunarError(
-        "The edit was expected to change what the model says to the forget prompts, but it changes nothing: it is "
-        "zero, or lost in the precision of the weights, so take a larger strength or load the model in float32."
-    )
+    parts = [part for part in (shown[:1], shown[1:]) if part]
+    first = prompt_logits(loaded.model, parts[0])
+    with edit.applied(loaded.model):
+        after = [prompt_logits(loaded.model, part) for part in parts]
+    if not all(bool(torch.isfinite(part).all()) for part in after):
+        raise LunarError(
+            "The edit was expected to leave a model that computes finite numbers, but it does not: take a smaller "
+            "strength, a larger ridge or another layer."
+        )
+    before = chain([first], (prompt_logits(loaded.model, part) for part in parts[1:]))
+    if all(torch.equal(*pair) for pair in zip(before, after, strict=True)):
+        raise LunarError(
+            "The edit was expected to change what the model says to the forget prompts, but it changes nothing: it is "
+            "zero, or lost in the precision of the weights, so take a larger strength or load the model in float32."
+        )
 
 
 def _check_records(name: str, records: Sequence[Record]) -> None:

@@ -60,7 +60,7 @@ def _released(work: Work, site: Site, records: Sequence[Record], key: bytes) -> 
     if not records:
         return Released.nothing(site.inner_width)
     with work.stage("released"):
-        batches = list(work.capture("released", [site], records, with_answer=True))
+        batches = list(work.capture("released", [site], records, with_answer=True, inner_only=True))
     rows = join([batch[site.layer] for batch in batches])
     return Released(rows.inner, rows.from_end, rows.sequence, ids_of(key, records))
 
