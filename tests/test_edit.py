@@ -421,3 +421,18 @@ def test_changed_tensors_names_every_tensor_with_other_bits() -> None:
         subject.layers[1].up.bias[0] += 1
     subject.steps[0] = 5
     assert sorted(changed_tensors(before, subject)) == ["layers.1.up.bias", "steps"]
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 22])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_weight_is_changed_in_blocks_as_in_one(monkeypatch: pytest.MonkeyPatch, block: int, transposed: bool) -> None:
+    monkeypatch.setattr("lunar.edit.BLOCK", block)
+    generator = torch.Generator().manual_seed(0)
+    write, read = (torch.randn(*shape, generator=generator) for shape in ((5, 2), (2, 8)))
+    part = Factors("0", write, read, transposed)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 8) if transposed else torch.nn.Linear(8, 5))
+    before = model[0].weight.detach().clone()
+    with Edit((part,)).applied(model):
+        expected = (before.double() + part.change()).float()
+        torch.testing.assert_close(model[0].weight.detach(), expected, rtol=0, atol=1e-7)
+    assert torch.equal(model[0].weight, before)

@@ -29,6 +29,8 @@ from lunar.weights import parameter_of, replace_weight
 WEIGHTS_FILE = "edit.safetensors"
 CARD_FILE = "edit.json"
 FORMAT = 1
+BLOCK = 1 << 22
+"""Numbers of a weight that are changed at once."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,13 @@ class Factors:
 
     def change(self) -> Float[Tensor, "rows columns"]:
         """ΔW in float64, in the orientation in which the weight is stored."""
-        change = self.write.double() @ self.read.double()
-        return change.T if self.transposed else change
+        left, right = self.product()
+        return left @ right
+
+    def product(self) -> tuple[Float[Tensor, "rows k"], Float[Tensor, "k columns"]]:
+        """What ΔW is the product of, likewise."""
+        write, read = self.write.double(), self.read.double()
+        return (read.T, write.T) if self.transposed else (write, read)
 
 
 @dataclass
@@ -276,10 +283,15 @@ def _refresh(module: nn.Module) -> None:
     # A change of rank 0 is none: adding zeros would still turn -0.0 into 0.0.
     active = [part for _, part in original.active if part.read.shape[0]]
     if active:
-        exact = weight.to(torch.float64)
-        for part in active:
-            exact = exact + part.change().to(exact.device)
-        weight = exact.to(weight.dtype)
+        weight = torch.empty_like(weight)
+        pairs = [tuple(side.to(weight.device) for side in part.product()) for part in active]
+        # In blocks of rows, because a whole matrix in float64 is twice the weight, several times over.
+        step = max(1, BLOCK // weight.shape[1])
+        for start in range(0, len(weight), step):
+            exact = original.weight[start : start + step].to(torch.float64)
+            for left, right in pairs:
+                exact += left[start : start + step] @ right
+            weight[start : start + step] = exact
     replace_weight(module, weight, original=not original.active)
 
 
