@@ -1,6 +1,6 @@
 """Two processes beside one that has a single core: seconds of the same edit, and how far the two edits are apart.
 
-    python benchmarks/processes.py                     # five repetitions on a model of 60 million parameters
+    python benchmarks/processes.py                     # five repetitions on a model of 33 million parameters
     python benchmarks/processes.py --width 1024 --inner 4096 --layers 8 --layer 5 --retain 800 --output processes.md
 
 The model and the prompts are those of `speed.py`. Every process has one thread; every repetition runs one process and
@@ -79,14 +79,7 @@ def table(arguments: argparse.Namespace, runs: Sequence[Sequence[dict[str, float
 
 
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    for name, default in SHAPE.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--words", type=int, default=12, help="words in a prompt")
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--output", type=Path, help="a Markdown file to write the table to")
+    parser = speed.options(__doc__, SHAPE, 5, "cpu")
     parser.add_argument("--edit", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     arguments.epochs = speed.EPOCHS
@@ -104,10 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             edits = [Path(folder) / str(count) for count in (1, PROCESSES)]
             runs.append([run(arguments, int(edit.name), edit) for edit in edits])
             differences.append(apart(edits))
-    text = table(arguments, runs, differences)
-    print(text, end="")
-    if arguments.output is not None:
-        arguments.output.write_text(text, encoding="utf-8")
+    speed.shown(table(arguments, runs, differences), arguments.output)
     return 0
 
 

@@ -29,7 +29,7 @@ import platform
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -327,17 +327,32 @@ def one_size(text: str) -> tuple[str, list[int]]:
     return name, [int(value) for value in values.split(",")]
 
 
-def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    for name, default in SIZES.items():
+def options(
+    description: str | None, sizes: Mapping[str, int], repetitions: int, device: str
+) -> argparse.ArgumentParser:
+    """What every benchmark on a random model takes."""
+    parser = argparse.ArgumentParser(description=(description or "").split("\n", maxsplit=1)[0])
+    for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--words", type=int, default=12, help="words in a prompt")
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the published fit, to be timed")
-    parser.add_argument("--vary", type=one_size, metavar="NAME=V1,V2,…", help="time ours and the floor by one size")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repetitions", type=int, default=repetitions)
+    parser.add_argument("--device", default=device)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--output", type=Path, help="a Markdown file to write the table to")
+    return parser
+
+
+def shown(text: str, output: Path | None) -> None:
+    """Print a table, and write it where it is asked for."""
+    print(text, end="")
+    if output is not None:
+        output.write_text(text, encoding="utf-8")
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = options(__doc__, SIZES, 3, "cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the published fit, to be timed")
+    parser.add_argument("--vary", type=one_size, metavar="NAME=V1,V2,…", help="time ours and the floor by one size")
     return parser.parse_args(argv)
 
 
@@ -350,9 +365,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         floor(work)  # what is only slow the first time
         runs = [{name: measure(work, method) for name, method in METHODS.items()} for _ in range(arguments.repetitions)]
         text = table(runs, work, arguments)
-    print(text, end="")
-    if arguments.output is not None:
-        arguments.output.write_text(text, encoding="utf-8")
+    shown(text, arguments.output)
     return 0
 
 

@@ -16,7 +16,7 @@ COMPLETE, REDIRECTS = 0.99, 0.9
 and below the second a candidate does not count as redirecting, whatever its strength."""
 UNLIKELY, LEFT = 0.1, 0.15
 """The mean probability that the own answers may keep, for the same two. The edit that is made in the end pins more
-prompts than the trials' and is a little weaker: at 0.10 one answer in twenty came back with it."""
+prompts than the trials'; a shift leaves no prompt behind for that, since it asks for at least as much on each."""
 TIE = 0.1
 """Divergences that differ by less than this share count as equal, and so do those below `NOTHING`."""
 NOTHING = 0.001
