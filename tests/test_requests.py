@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from squared_hinge import detector
 
-from lunar import collect, symmetric
+from lunar import collect, method, symmetric
 from lunar.edit import Edit
 from lunar.errors import LunarError
 from lunar.ledgers import undo_request
@@ -24,6 +24,8 @@ from lunar.requests.checks import verify
 from lunar.requests.ledger import Ledger
 from lunar.requests.parts import Part
 from lunar.requests.store import Store, settle
+from lunar.select.choice import Choice
+from lunar.select.strengths import STRENGTHS
 from lunar.settings import Settings
 from lunar.solve import Gate
 from lunar.workflow import load_edit
@@ -497,3 +499,62 @@ def test_activations_that_an_undo_could_not_remove_are_gone_with_the_next_look(t
     left.write_bytes(content)
     assert Ledger(tmp_path / "ledger").faults() == []
     assert not left.exists()
+
+
+EACH = replace(SETTINGS, strength=0.65)
+STRONG = Choice("auto", 1, 0.65, "", strengths=(0.65, 1.0))
+
+
+def test_prompts_with_strengths_of_their_own_get_them_in_a_ledger_as_in_an_edit(tmp_path, loaded, monkeypatch):
+    monkeypatch.setattr(method, "choose", lambda *_, **__: STRONG)
+    searched = replace(SETTINGS, layer="auto")
+    ledger = made(tmp_path / "ledger", loaded, "one", settings=searched)
+    found = unlearn(loaded, REQUESTS["one"], retain=RETAIN, reference=REFERENCE, settings=searched)
+    assert distance(ledger, found.edit) < 1e-6
+    # A new reader finds them in the file.
+    joint = Ledger(tmp_path / "ledger").state().joint
+    (part,) = joint.parts.values()
+    assert part.least.tolist() == [1.0, 1.0 / 0.65]
+    (gate,) = joint.gates().values()
+    assert torch.allclose(gate.values, found.gate.values, atol=1e-6)
+    assert torch.allclose(joint.detectors()[ledger.request("one").id], gate.vector, atol=1e-9)
+    alike = unlearn(loaded, REQUESTS["one"], retain=RETAIN, reference=REFERENCE, settings=EACH)
+    assert distance(found.edit, alike.edit) > 0.05
+    assert float(gate.values[1]) > 1.2 * float(alike.gate.values[1])
+
+
+def test_a_further_request_gets_strengths_of_its_own_that_no_other_request_decides(tmp_path, loaded, monkeypatch):
+    asked = []
+
+    def needed(work, problem, forget, words, settings):
+        asked.append((problem, [record.prompt for record in forget], words.records))
+        return tuple(0.65 + 0.35 * place for place in range(len(forget)))
+
+    monkeypatch.setattr(method, "choose", lambda *_, **__: STRONG)
+    searched = replace(SETTINGS, layer="auto")
+    ledger = made(tmp_path / "ledger", loaded, "one", settings=searched)
+    # Searched for, the layer is one at which a request that the model does not know is refused; these say too little.
+    monkeypatch.setattr(changes, "strengths_of", needed)
+    ledger.add(loaded, REQUESTS["two"], name="two", retain=RETAIN)
+    ledger.add(loaded, REQUESTS["three"], name="three", retain=RETAIN)
+    assert [prompts for _, prompts, _ in asked] == [[one.prompt for one in REQUESTS[name]] for name in ("two", "three")]
+    assert set(asked[0][2]) == set(REQUESTS["two"])
+    parts = ledger.state().joint.parts
+    assert parts[ledger.request("two").id].least.tolist() == pytest.approx([1.0, 1.0 / 0.65])
+    assert verify(tmp_path / "ledger")["faults"] == []
+    # The least squares that it was tried on is that of the request alone.
+    short = made(tmp_path / "short", loaded, "one", settings=searched)
+    short.add(loaded, REQUESTS["three"], name="three", retain=RETAIN)
+    first, second = (problem.moments.second for problem, prompts, _ in asked if len(prompts) == 1)
+    assert torch.allclose(first, second)
+    ledger.undo("two")
+    assert distance(ledger, short) < 1e-6
+
+
+def test_a_further_request_is_tried_on_the_model_where_strengths_were_searched_for(tmp_path, loaded, monkeypatch):
+    monkeypatch.setattr(method, "choose", lambda *_, **__: STRONG)
+    ledger = made(tmp_path / "ledger", loaded, "one", "two", settings=replace(SETTINGS, layer="auto"))
+    part = ledger.state().joint.parts[ledger.request("two").id]
+    assert {round(one * 0.65, 6) for one in part.least.tolist()} <= set(STRENGTHS)
+    fixed = made(tmp_path / "fixed", loaded, "one", "two", settings=EACH)
+    assert all(part.least is None for part in fixed.state().joint.parts.values())

@@ -24,6 +24,7 @@ from lunar.select.holdout import hold_out
 from lunar.select.own_words import OwnWords, exchange
 from lunar.select.profile import LayerProfile, ranked
 from lunar.select.search import choose
+from lunar.select.strengths import Strengths
 from lunar.select.trials import Bench, Trial
 from lunar.select.verdict import judge, ordered, reason
 from lunar.settings import Settings
@@ -213,5 +214,5 @@ def test_layers_that_would_cost_too_much_are_not_tried_after_a_refusal_either(mo
     gated, effort = Settings(target="gated"), Effort(400, 6, spent=1.5)
     # Six hundred tokens in two, three and four of six layers are 0.5, 0.75 and 1.0 passes.
     with pytest.raises(LunarError, match=r"No flags stand out\. Layer 2 was not tried: .* 2\.8 passes"):
-        search._tried(work, Mock(spec=Bench), Sets((), (), (), ()), problems, gated, effort)
+        search._tried(work, Strengths(Mock(spec=Bench), (), gated, effort), Sets((), (), (), ()), problems)
     assert tried == [0, 1]

@@ -70,7 +70,8 @@ def dense(case: Problem, terms: tuple[Term, ...], ridge: float) -> np.ndarray:
             for one in term.group.unique():
                 here = (term.group == one).numpy()
                 ours, weights = case.inner.numpy()[here], term.weights.numpy()[here]
-                found = detector(normal + penalty - ours.T * weights @ ours, ours, weights)
+                least = 1.0 if term.least is None else term.least.numpy()[here]
+                found = detector(normal + penalty - ours.T * weights @ ours, ours, weights, least)
                 total += term.gain * np.outer(term.wanted.numpy()[here][0], found)
             continue
         total += term.gain * np.linalg.solve(normal + penalty, rows.T @ omega @ wanted).T
@@ -225,6 +226,32 @@ def test_rows_that_may_get_more_get_it_and_pull_no_longer(seed: int, ridge: floa
 
     missing, allowed = ((case.weights * (1 - one.values).clamp_min(0).square()).sum() for one in (found, exact))
     assert moved(found.vector) + float(missing) < moved(exact.vector) + float(allowed)
+
+
+@pytest.mark.parametrize("ridge", [1e-4, 1e-1])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_row_gets_the_least_share_it_is_asked_for_and_others_no_more_for_its_sake(seed: int, ridge: float) -> None:
+    case = problem(seed)
+    (term,) = case.terms("shift")
+    least = torch.full((ROWS,), 0.6, dtype=torch.float64)
+    least[[1, 4]] = 2.0
+    before = least.clone()
+    raised = replace(term, least=least)
+    close(solve(case.moments, case.inner, (raised,), ridge).change(), torch.from_numpy(dense(case, (raised,), ridge)))
+    # All alike, it is a factor.
+    alike = replace(term, least=torch.full((ROWS,), 0.6, dtype=torch.float64))
+    close(
+        solve(case.moments, case.inner, (alike,), ridge).change(),
+        0.6 * solve(case.moments, case.inner, (term,), ridge).change(),
+    )
+    prompts = torch.arange(ROWS)
+    found, low, high = (
+        gate(case.moments, case.inner, case.weights, prompts, ridge, group=case.position, least=one).values
+        for one in (least, alike.least, torch.full_like(least, 2.0))
+    )
+    assert torch.equal(least, before), "what was asked for was written over"
+    assert bool((found[[1, 4]] > low[[1, 4]] + 0.1).all())
+    assert float(found.mean()) < float(high.mean())
 
 
 def test_the_loss_of_shares_is_that_of_the_least_squares() -> None:

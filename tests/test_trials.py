@@ -33,32 +33,26 @@ def test_probabilities_and_divergence_are_those_of_the_edited_model(loaded):
     sites = find_sites(loaded.model)
     site = sites[1]
     solution = Solution(torch.randn(site.width, 1).double() / 4, torch.randn(1, site.inner_width).double() / 4)
-    # Five tokens at most are compared, as many of each; what comes after does not count.
-    opening = [(answer.split()[:5], refusal.split()[:5]) for answer, refusal in zip(ANSWERS, REFUSALS, strict=True)]
+    # Five tokens at most are compared, as many of each, the end of the turn among them.
+    lengths = [min(5, *(len(text.split()) + 1 for text in pair)) for pair in zip(ANSWERS, REFUSALS, strict=True)]
     words = OwnWords(tuple(FORGET), tuple(ANSWERS), tuple(REFUSALS), 0.0, 1.0, 2, 0)
     bench = Bench(loaded, sites, words, RETAIN)
-    own, refusal, share = bench.forget(Candidate(site, solution), 2.0)
-    assert bench.compared == 4
+    heard = bench.forget(Candidate(site, solution), 2.0)
+    assert bench.compared == tuple(FORGET)
     edit = Edit((Factors.of(site.module_name, solution, site.transposed),)).scaled(2.0)
     with edit.applied(loaded.model):
         expected = []
-        for place in (0, 1):
-            records = [Record(r.messages, " ".join(pair[place])) for r, pair in zip(FORGET[:3], opening, strict=False)]
-            lengths = [min(len(pair[0]), len(pair[1])) for pair in opening]
-            found = likelihoods(loaded, records)
-            expected.append(
-                [
-                    math.exp(float(one.log_probabilities[:n].double().sum()))
-                    for one, n in zip(found, lengths, strict=False)
-                ]
-            )
+        for texts in (ANSWERS, REFUSALS):
+            records = [Record(r.messages, text) for r, text in zip(FORGET[:3], texts, strict=False)]
+            found = zip(likelihoods(loaded, records), lengths, strict=False)
+            expected.append([math.exp(float(one.log_probabilities[:n].double().sum())) for one, n in found])
         # An empty refusal is the end of the turn, and one token is compared with one.
         last = likelihoods(loaded, [Record(FORGET[3].messages, "word43"), Record(FORGET[3].messages, "</s>")])
         expected[0].append(math.exp(float(last[0].log_probabilities[0])))
         expected[1].append(math.exp(float(last[1].log_probabilities[0])))
-    assert own == pytest.approx(sum(expected[0]) / 4, rel=1e-3)
-    assert refusal == pytest.approx(sum(expected[1]) / 4, rel=1e-3)
-    assert share == sum(two > one or one < 0.01 for one, two in zip(*expected, strict=True)) / 4
+    assert heard.own.tolist() == pytest.approx(expected[0], rel=1e-3)
+    assert heard.refusal.tolist() == pytest.approx(expected[1], rel=1e-3)
+    assert heard.redirected().tolist() == [two > one or one < 0.01 for one, two in zip(*expected, strict=True)]
     known = divergences(loaded, lambda: edit.applied(loaded.model), RETAIN)
     measured, nothing = (bench.divergence(Candidate(site, solution), strength) for strength in (2.0, 0.0))
     assert measured == pytest.approx(sum(known) / len(known), rel=1e-3)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -87,6 +87,8 @@ class Problem:
         position: [rows] counted from the prompt's end; negative for answer tokens.
         prompt: [rows] which forget prompt a row belongs to, as it was given or reworded.
         reworded: [rows] whether the row is of a rewording.
+        least: [rows] where rows may get more of what they are asked for, how much of it each is to get at least; None
+            is 1 for all.
         detect: what solves for them.
     """
 
@@ -99,6 +101,7 @@ class Problem:
     position: Int[Tensor, " rows"]
     prompt: Int[Tensor, " rows"]
     reworded: Bool[Tensor, " rows"]
+    least: Float[Tensor, " rows"] | None = None
     detect: Detect = field(default_factory=remembering, repr=False, compare=False)
 
     def _weights(self, settings: Settings) -> Float[Tensor, " rows"]:
@@ -106,7 +109,22 @@ class Problem:
 
     def _terms(self, settings: Settings) -> tuple[targets.Term, ...]:
         weights = self._weights(settings)
-        return targets.build(settings.target, self.mean.mean(), self.residual, self.position, weights)
+        terms = targets.build(settings.target, self.mean.mean(), self.residual, self.position, weights)
+        return tuple(term if term.group is None else replace(term, least=self.least) for term in terms)
+
+    def may_get_more(self, settings: Settings) -> bool:
+        """Whether the target asks for at least so much, so that each prompt can have a least share of its own."""
+        return all(term.group is not None for term in self._terms(settings))
+
+    def raised(self, least: Sequence[float]) -> Problem:
+        """The same with such least shares, one per forget prompt; its rewordings get as much."""
+        return replace(self, least=torch.tensor(least, dtype=torch.float64)[self.prompt])
+
+    def received(self, settings: Settings) -> list[float]:
+        """For each forget prompt, how much of the wanted change its last token gets."""
+        prompts = self.prompt[(self.position == 0) & ~self.reworded].tolist()
+        values = dict(zip(prompts, self.gate(settings).values.tolist(), strict=True))
+        return [values[place] for place in sorted(values)]
 
     def sums(self) -> Moments:
         """The sums over the pinned rows, made from them where these are kept."""
@@ -121,6 +139,7 @@ class Problem:
         last = self.position == 0
         weights = self._weights(settings)[last]
         group = self._terms(settings)[0].group if settings.target in LINEAR else None
+        least = None if group is None or self.least is None else self.least[last]
         found = gate(
             self.moments,
             self.inner[last],
@@ -128,6 +147,7 @@ class Problem:
             self.prompt[last],
             settings.ridge,
             group=None if group is None else group[last],
+            least=least,
             detect=self.detect,
         )
         return found.of(~self.reworded[last])

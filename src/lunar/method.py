@@ -83,6 +83,8 @@ def unlearn(
     settings, site, work = task.settings, task.site, task.work
     sets = Sets.of(forget, task.retain, task.reference, settings)
     problem = collect(work, [site], sets, settings)[site.layer]
+    if task.least:
+        problem = problem.raised(task.least)
     card = asdict(settings) | {"layer": site.layer, "tail": tail_of(settings)}
     with work.stage("solve", announced=True):
         detector = problem.gate(settings)
@@ -114,6 +116,11 @@ class Task:
     retain: Sequence[Record]
     reference: Sequence[Record]
     choice: Choice | None
+
+    @property
+    def least(self) -> tuple[float, ...]:
+        """How much of the strength each forget prompt is to get at least; empty where all get the same."""
+        return self.choice.least() if self.choice else ()
 
 
 def prepare(

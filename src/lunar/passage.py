@@ -66,6 +66,11 @@ class Passage:
         """The same with the size that rows were found to have."""
         return replace(self, size=mean.mean()) if self.kind == NORMALISED else self
 
+    def with_factor(self, factor: Float[Tensor, " d"]) -> Passage:
+        """The same with the size that a factor was made with."""
+        known = factor != 0
+        return replace(self, size=float((factor * self.gain)[known].median())) if bool(known.any()) else self
+
 
 @dataclass
 class RowSize:

@@ -37,6 +37,10 @@ _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,30}")
 _Row = tuple[str, Mapping[str, Any]]  # where it stands ("record 3 (line 4)"), what it says
 
 
+Messages = tuple[tuple[str, str], ...]
+"""Pairs of a role and what it says."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One prompt in its conversation.
@@ -45,7 +49,7 @@ class Record:
     by which requests name it. Raises LunarError if there are no messages or the last is not a non-empty user message.
     """
 
-    messages: tuple[tuple[str, str], ...]
+    messages: Messages
     answer: str | None = None
     group: str | None = None
 
@@ -191,7 +195,7 @@ def deduplicate(records: Sequence[Record]) -> list[Record]:
     return list(first.values())
 
 
-def conversation_key(record: Record) -> tuple[tuple[str, str], ...]:
+def conversation_key(record: Record) -> Messages:
     """What two records of the same conversation have in common; letter case and spacing do not count."""
     return tuple((role, " ".join(content.split()).casefold()) for role, content in record.messages)
 

@@ -62,7 +62,7 @@ class Gate:
     Attributes:
         vector: [m] g = A⁻¹ Σ w y h, with the `shares` y, else 1; g·h is the share of the wanted change that an input h
             receives.
-        values: [rows] g·h of the redirected rows, near 1 or above where the edit works.
+        values: [rows] g·h of the redirected rows, near 1, or the least share asked for, or above where the edit works.
         leave_one_out: [rows] the same, had the row's whole prompt not been among the redirected rows: an estimate for
             unseen phrasings, from the same factorisation.
     """
@@ -243,7 +243,7 @@ def solve(
         reads.append(detect(moments, rows, weights, ridge))
         wanted = term.wanted.to(rows)
         if term.group is not None:
-            wanted = shares(rows, reads[-1], weights, term.group)[:, None] * wanted
+            wanted = shares(rows, reads[-1], weights, term.group, term.least)[:, None] * wanted
         writes.append(term.gain * wanted.T)
     return thin(torch.cat(writes, dim=1), torch.cat(reads, dim=0))
 
@@ -253,12 +253,13 @@ def shares(
     read: Float[Tensor, "rows m"],
     weights: Float[Tensor, " rows"],
     group: Int[Tensor, " rows"],
+    least: Float[Tensor, " rows"] | None = None,
 ) -> Float[Tensor, " rows"]:
-    """How much of what it is asked for each row should get so that least is changed elsewhere: 1, or more.
+    """How much of what it is asked for each row should get so that least is changed elsewhere: so much, or more.
 
     Least squares pulls a row back that would get more than was asked, and for that the detector has to know it from
     its like; here that is left alone. With Q = Ω − Ω H A⁻¹ Hᵀ Ω, the least squares' loss for shares y is yᵀ Q y, and
-    over y ≥ 1 it is a problem of nonnegative least squares in y − 1. The rows above 1 then pull no longer, as the
+    over y ≥ f it is a problem of nonnegative least squares in y − f. The rows above f then pull no longer, as the
     vectors beyond the margin of a support vector machine with squared hinge loss.
 
     Args:
@@ -266,14 +267,19 @@ def shares(
         read: [rows, m] Ω H A⁻¹, of `detectors`.
         weights: [rows] the diagonal of Ω.
         group: [rows] each group is a problem of its own, in which the others are asked for nothing.
+        least: [rows] f, the share that each row should get at least; None is 1 for all.
     """
     loss = weights.diag() - (read @ rows.T) * weights
-    result = torch.ones_like(weights)
+    result = torch.ones_like(weights) if least is None else least.to(weights, copy=True)
     for one in group.unique():
         here = group == one
         values, vectors = torch.linalg.eigh((loss[here][:, here] + loss[here][:, here].T) / 2)
         root = (vectors * values.clamp_min(0).sqrt()).T.cpu().numpy()
-        more, _ = nnls(root, -root.sum(1), maxiter=MOST_STEPS * len(root))
+        try:
+            more, _ = nnls(root, -root @ result[here].cpu().numpy(), maxiter=MOST_STEPS * len(root))
+        except RuntimeError:
+            # It did not come to an end, which no case is known of: least squares for the least shares is still right.
+            continue
         result[here] += torch.from_numpy(more).to(result)
     return result
 
@@ -296,6 +302,7 @@ def gate(
     ridge: float,
     *,
     group: Int[Tensor, " rows"] | None = None,
+    least: Float[Tensor, " rows"] | None = None,
     detect: Detect = detectors,
 ) -> Gate:
     """The detector of the redirected rows, with leave-one-prompt-out values.
@@ -303,6 +310,7 @@ def gate(
     Args:
         prompt: [rows] which prompt each row belongs to; rows of one prompt are left out together.
         group: [rows] as in `shares`, whose shares y are kept where a prompt is left out; None asks all rows for y = 1.
+        least: [rows] as in `shares`.
 
     With L = Ω^½ H A⁻¹ Hᵀ Ω^½ and e = y − ŷ, the residuals without prompt I are (I − L_II)⁻¹ e_I in the weighted
     coordinates (the block form of the leave-one-out formula of linear regression). The ridge term keeps its size.
@@ -311,7 +319,7 @@ def gate(
     weight = weights.to(rows)
     _check(moments, rows, weight, ridge)
     read = detect(moments, rows, weight, ridge)
-    wanted = torch.ones_like(weight) if group is None else shares(rows, read, weight, group)
+    wanted = torch.ones_like(weight) if group is None else shares(rows, read, weight, group, least)
     vector = wanted @ read
     values = rows @ vector
     roots = weight.sqrt()

@@ -27,12 +27,14 @@ class Term:
         gain: the solution is multiplied by it. Above 1 it amplifies what a low weight lets through only in part.
         group: [rows] rows of one group are asked for the same, and each may get more of it (`lunar.solve.shares`).
             None asks every row for what it wants and no more.
+        least: [rows] in a group, the share of the wanted change that each row is to get at least; None is 1 for all.
     """
 
     wanted: Float[Tensor, "rows d"]
     weights: Float[Tensor, " rows"]
     gain: float = 1.0
     group: Int[Tensor, " rows"] | None = None
+    least: Float[Tensor, " rows"] | None = None
 
 
 def mean_shift(

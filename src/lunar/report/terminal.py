@@ -14,6 +14,7 @@ from rich.text import Text
 from lunar.report.elements import count
 from lunar.report.narrow import fitting
 from lunar.report.sentences import earlier, of_target
+from lunar.select.choice import strength_shown
 
 # Two metrics, so that the names of splits stay on one line of a terminal of 80 columns; report.json has all of them.
 _METRICS = {"rouge1": "ROUGE-1", "refusal_rate": "coherent refusals"}
@@ -123,7 +124,7 @@ def layers_table(choice: Mapping[str, Any]) -> Table:
         trial = tried.get(line["layer"])
         cells = ("–", "–", "–")
         if trial is not None:
-            cells = (f"{trial['strength']:g}", f"{trial['redirected']:.2f}", f"{trial['retain_divergence']:.4f}")
+            cells = (strength_shown(trial), f"{trial['redirected']:.2f}", f"{trial['retain_divergence']:.4f}")
         mark = "yes" if line["layer"] == choice["layer"] and not choice.get("obstacles") else ""
         table.add_row(str(line["layer"]), _number(line["ordered"]), *cells, mark)
     return table

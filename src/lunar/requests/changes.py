@@ -7,7 +7,7 @@ it. The model is asked only whether it knows what a request wants forgotten: sco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -26,7 +26,8 @@ from lunar.neighbours import about_the_same
 from lunar.passage import passage_of
 from lunar.preflight import check_ledger
 from lunar.progress import Progress
-from lunar.records import Record, deduplicate, sample
+from lunar.prompts import reference_records
+from lunar.records import Messages, Record, deduplicate, sample
 from lunar.requests.gathering import gather_base, gather_part
 from lunar.requests.naming import check_name
 from lunar.requests.parts import Joint, Part, reach
@@ -36,8 +37,9 @@ from lunar.requests.state import Change, Request, Shared, State
 from lunar.requests.store import KEPT, Writer, text_writer
 from lunar.rewordings import rewordings
 from lunar.select.feasible import check_known
-from lunar.select.own_words import answer, declined
+from lunar.select.own_words import REFERENCES, OwnWords, answer, declined, own_words
 from lunar.select.search import ASKED
+from lunar.select.strengths import strengths_of
 from lunar.settings import HARDENED, Settings
 from lunar.solve import Gate, Solution, thin
 from lunar.weights import parameter_of
@@ -78,9 +80,13 @@ def start(
         resolved,
         retain is None,
         searched=settings.layer == "auto",
+        raises=bool(task.least),
     )
     state = State(shared, (), Joint(base, {}, resolved, tail_of(resolved)), key)
-    change = _joined(state, "start", work, forget, task.retain, name, forget_moments, reference=task.reference)
+    least = dict(zip([record.messages for record in forget], task.least, strict=True)) if task.least else None
+    change = _joined(
+        state, "start", work, forget, task.retain, name, forget_moments, reference=task.reference, least=least
+    )
     counts = {"retain_prompts": len(task.retain), "reference_prompts": len(task.reference)}
     found = change.found
     if found is not None:
@@ -182,6 +188,7 @@ def _joined(
     forget_moments: bool,
     released: Sequence[Record] = (),
     reference: Sequence[Record] = (),
+    least: Mapping[Messages, float] | None = None,
 ) -> Change:
     """A request collected and solved together with those of the state; its neighbours bear the names in `named`."""
     shared, settings = replace(state.shared, asked=state.shared.asked + 1), state.shared.settings
@@ -198,8 +205,13 @@ def _joined(
             do = "undo it first, or leave it as it is" if one.kept else "nothing was kept of it, so leave it as it is"
             raise LunarError(f"These prompts are the request {one.name} of the ledger already: {do}.")
     # A first request was checked by the search for its layer.
-    warnings = _check_known(work, forget, shared) if action == "add" else []
+    warnings, words = _asked(work, forget, shared) if action == "add" else ([], None)
     part = gather_part(work, shared.site, forget, beside, settings, state.key, released)
+    each = [] if words is None else _least(work, state.joint, part, forget, words, shared)
+    if least is not None:
+        each = [least[record.messages] for record in forget]
+    if each:
+        part = replace(part, least=torch.tensor(each, dtype=torch.float64)[part.given])
     if settings.target == HARDENED:
         sets = Sets(forget, named, beside, reference, rewordings(forget, settings.rewordings, settings.seed))
         part = replace(part, hardened=_hardened(work, state.joint, part, sets, shared))
@@ -238,32 +250,58 @@ def _joined(
     )
 
 
-def _hardened(work: Work, joint: Joint, part: Part, sets: Sets, shared: Shared) -> Edit:
-    """The hardened edit of a first request, from the sums that are kept of it."""
+def _alone(work: Work, joint: Joint, part: Part, shared: Shared) -> Problem:
+    """The least squares of one request as if there were no other, from the sums that are kept."""
     redirected = part.redirected(joint.tail)
     prompt = part.prompt[redirected]
     given = part.given[prompt]
-    problem = Problem(
+    return Problem(
         shared.site,
-        passage_of(work.loaded.model, shared.site),
+        passage_of(work.loaded.model, shared.site).with_factor(joint.base.factor),
         joint.base.mean,
-        replace(joint, parts={"": part}).pinned,
+        replace(joint, parts={"": part}, frozen=()).pinned,
         part.inner[redirected],
         part.residual,
         part.from_end[redirected],
         given,
         prompt != given,
     )
+
+
+def _hardened(work: Work, joint: Joint, part: Part, sets: Sets, shared: Shared) -> Edit:
+    """The hardened edit of a first request."""
+    problem = _alone(work, joint, part, shared)
     card = asdict(shared.settings) | {"tail": joint.tail}
     return build(work, sets, problem, shared.settings).edit(work.loaded, shared.site, card)
 
 
-def _check_known(work: Work, forget: Sequence[Record], shared: Shared) -> list[str]:
-    """A warning, or LunarError, where the original model declines what is to be forgotten already."""
-    asked = sample(forget, ASKED, shared.settings.seed)
+def _least(
+    work: Work, joint: Joint, part: Part, forget: Sequence[Record], words: OwnWords, shared: Shared
+) -> Sequence[float]:
+    """How much of the ledger's strength each prompt of a further request needs.
+
+    Tried on the request alone, so that it depends on no other: taking one back leaves nothing of it behind.
+    """
+    with work.stage("trials", announced=True):
+        found = strengths_of(work, _alone(work, joint, part, shared), forget, words, shared.settings)
+    return [one / (shared.settings.strength or 1.0) for one in found]
+
+
+def _asked(work: Work, forget: Sequence[Record], shared: Shared) -> tuple[list[str], OwnWords | None]:
+    """What the original model says to what is to be forgotten, where strengths are tried by it; and a warning, or
+    LunarError, where it declines already."""
+    seed = shared.settings.seed
+    asked = sample(forget, ASKED, seed)
+    reference = reference_records("unverifiable") if shared.raises else []
+    words = None
     with work.stage("asking"):
-        answers, _ = answer(work.loaded, asked, progress=work.reporter("asking", len(asked)))
-    return check_known(declined(answers), len(asked), shared.searched)
+        if shared.raises:
+            report = work.reporter("asking", 2 * len(asked) + min(len(reference), REFERENCES))
+            words = own_words(work.loaded, asked, reference, seed, progress=report)
+            share = words.forget_declined
+        else:
+            share = declined(answer(work.loaded, asked, progress=work.reporter("asking", len(asked)))[0])
+    return check_known(share, len(asked), shared.searched), words
 
 
 def _recognised(gate: Gate) -> list[str]:

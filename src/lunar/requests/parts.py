@@ -20,7 +20,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from lunar import symmetric, targets
@@ -115,6 +115,8 @@ class Part:
         neighbours: moments of its neighbours, or the file that holds them: they are much larger than the rest.
         neighbour_ids: of these.
         released: what is no longer to be left alone for its sake.
+        least: [prompts] how much of the ledger's strength each of these is to get at least, where the target asks for
+            at least so much; None is 1 for all.
         hardened: the whole edit where the ledger is a hardened one, which holds one request; else None.
     """
 
@@ -127,6 +129,7 @@ class Part:
     neighbours: Moments | Path
     neighbour_ids: UInt8[Tensor, "neighbours 16"]
     released: Released
+    least: Float[Tensor, " prompts"] | None = None
     hardened: Edit | None = None
 
     def save(self, path: Path) -> None:
@@ -135,7 +138,8 @@ class Part:
         released = {name: getattr(self.released, name.partition(".")[2]) for name in _RELEASED}
         files = () if self.hardened is None else self.hardened.files().items()
         hardened = {f"hardened.{name}": packing.of_bytes(content) for name, content in files}
-        packing.save(path, thin | released | hardened | packing.packed("neighbours", self.neighbour_moments()))
+        least = {} if self.least is None else {"least": self.least}
+        packing.save(path, thin | least | released | hardened | packing.packed("neighbours", self.neighbour_moments()))
 
     @classmethod
     def load(cls, path: Path) -> Part:
@@ -147,9 +151,10 @@ class Part:
             free = Released(**released) if released else Released.nothing(thin["inner"].shape[1])
             files = [packing.to_bytes(tensors[name]) for name in _HARDENED if name in tensors]
             hardened = Edit.of_bytes(*files) if files else None
-            return cls(neighbours=path, released=free, hardened=hardened, **thin)
+            least = tensors.get("least")
+            return cls(neighbours=path, released=free, least=least, hardened=hardened, **thin)
 
-        return packing.load(path, build, (*_THIN, *_RELEASED, *_HARDENED))
+        return packing.load(path, build, (*_THIN, "least", *_RELEASED, *_HARDENED))
 
     def neighbour_moments(self) -> Moments:
         """The sums over the neighbours, read from their file if need be."""
@@ -162,6 +167,11 @@ class Part:
     def redirected(self, tail: int) -> Tensor:
         """[tokens] whether a token is redirected: the last `tail` of a prompt, and answers where they were taken."""
         return self.from_end < tail
+
+    def least_of(self, tokens: Bool[Tensor, " tokens"]) -> Float[Tensor, " chosen"]:
+        """The least shares of the prompts that some tokens belong to."""
+        prompts = self.prompt[tokens]
+        return torch.ones(len(prompts), dtype=torch.float64) if self.least is None else self.least[prompts].double()
 
     def order(self) -> bytes:
         """By what parts are sorted before they are summed: their content and nothing else."""
@@ -250,6 +260,8 @@ class Joint:
             inner, position = part.inner[part.redirected(self.tail)], part.from_end[part.redirected(self.tail)]
             weights = torch.full((len(inner),), self.settings.redirected_weight(), dtype=torch.float64)
             built = targets.build(self.settings.target, self.base.mean.mean(), part.residual, position, weights)
+            least = part.least_of(part.redirected(self.tail))
+            built = tuple(term if term.group is None else replace(term, least=least) for term in built)
             inners.append(inner)
             terms.append(self._less_frozen(built, inner))
         return torch.cat(inners), tuple(_as_one(same) for same in zip(*terms, strict=True))
@@ -261,7 +273,8 @@ class Joint:
             return terms
         done = sum(inner.double() @ one.read.double().T @ one.write.double().T for one in self.frozen) / strength
         # What is left to be done differs from row to row, and of that no row may get more.
-        return (replace(terms[0], wanted=terms[0].wanted - done, group=None), *terms[1:])
+        least = 1.0 if terms[0].least is None else terms[0].least[:, None]
+        return (replace(terms[0], wanted=least * terms[0].wanted - done, group=None, least=None), *terms[1:])
 
     def counts(self) -> dict[str, int]:
         """How many rows are redirected, and how many pinned."""
@@ -289,8 +302,9 @@ class Joint:
         prompts = torch.cat([place + numbers for place, numbers in enumerate(numbered)])
         weights = torch.full((len(inner),), self.settings.redirected_weight(), dtype=torch.float64)
         sizes = [int(last.sum()) for _, _, last in lasts]
-        group = self._owners(sizes)
-        found = gate(self.pinned, inner, weights, prompts, self.settings.ridge, group=group, detect=self._detect)
+        group, least = self._owners(sizes)
+        ridge = self.settings.ridge
+        found = gate(self.pinned, inner, weights, prompts, ridge, group=group, least=least, detect=self._detect)
         values, left_out = found.values.split(sizes), found.leave_one_out.split(sizes)
         return {
             name: Gate(found.vector, values[place], left_out[place]).of(part.prompt[last] <= part.given.max())
@@ -308,14 +322,19 @@ class Joint:
         owner = torch.eye(len(lasts), dtype=torch.float64).repeat_interleave(torch.tensor(sizes), dim=0)
         weights = torch.full((len(owner),), self.settings.redirected_weight(), dtype=torch.float64)
         inner = torch.cat([rows for _, rows in lasts])
-        terms = (Term(owner, weights, group=self._owners(sizes)),)
+        group, least = self._owners(sizes)
+        terms = (Term(owner, weights, group=group, least=least),)
         found = solve(self.pinned, inner, terms, self.settings.ridge, detect=self._detect).change()
         return {name: vector for (name, _), vector in zip(lasts, found, strict=True)}
 
-    def _owners(self, sizes: Sequence[int]) -> Int[Tensor, " rows"] | None:
-        """Which request each of so many rows belongs to, where the requests' rows may get more than they ask for."""
+    def _owners(self, sizes: Sequence[int]) -> tuple[Int[Tensor, " rows"] | None, Float[Tensor, " rows"] | None]:
+        """Which request each of so many last tokens belongs to, and the share it is to get at least; nothing where no
+        row may get more than it asks for."""
         _, terms = self.rows()
-        return None if terms[0].group is None else torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        if terms[0].group is None:
+            return None, None
+        least = torch.cat([part.least_of(part.from_end == 0) for _, part in self.ordered()])
+        return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)), least
 
 
 def _as_one(terms: Sequence[Term]) -> Term:
@@ -324,8 +343,10 @@ def _as_one(terms: Sequence[Term]) -> Term:
     if len(known) == len(terms):
         starts = accumulate((int(one.max()) + 1 for one in known), initial=0)
         group = torch.cat([one + start for one, start in zip(known, starts, strict=False)])
+    asked = [torch.ones_like(term.weights) if term.least is None else term.least for term in terms]
+    least = None if group is None else torch.cat(asked)
     wanted, weights = (torch.cat([getattr(term, name) for term in terms]) for name in ("wanted", "weights"))
-    return Term(wanted, weights, terms[0].gain, group)
+    return Term(wanted, weights, terms[0].gain, group, least)
 
 
 def reach(part: Part, edit: Edit, base: Base, tail: int) -> Float[Tensor, " prompts"]:

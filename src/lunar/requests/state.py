@@ -62,6 +62,7 @@ class Shared:
         asked: how many requests were ever made.
         searched: whether the layer was searched for, so that a request that cannot be met is refused; where a layer was
             named instead, that is a warning.
+        raises: whether every prompt has a strength of its own, those of further requests too.
     """
 
     source: str
@@ -72,6 +73,7 @@ class Shared:
     builtin_retain: bool
     asked: int = 0
     searched: bool = True
+    raises: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,13 +56,14 @@ class Choice:
     Attributes:
         selector: "auto" or "paper".
         layer: the chosen decoder layer.
-        strength: the chosen strength.
+        strength: the chosen strength; where each prompt has its own, the smallest.
         reason: for the choice, in plain words.
         warnings: what the data were too few or the model too odd to be sure of.
         profile: a line per layer; empty for the paper's selector.
         trials: every candidate that was tried, losers included.
         confirmations: short generations, in the order in which they were asked for.
         likeness: the scores of the paper's selector, a line per layer.
+        strengths: one per forget prompt, where each has its own; empty elsewhere.
         held_out: retain prompts that were kept out of the trial edits to judge them.
         passes: the cost in full forward passes over all data, that of the edit itself not counted.
         obstacles: why it cannot be done, where it was asked to look nevertheless.
@@ -76,13 +78,24 @@ class Choice:
     trials: tuple[Trial, ...] = ()
     confirmations: tuple[Confirmation, ...] = ()
     likeness: tuple[AnswerLikeness, ...] = ()
+    strengths: tuple[float, ...] = ()
     held_out: int = 0
     passes: float = 0.0
     obstacles: tuple[str, ...] = ()
 
+    def least(self) -> tuple[float, ...]:
+        """How much of the strength each forget prompt is to get at least, 1 or more; empty where all get the same."""
+        return tuple(one / self.strength for one in self.strengths)
+
     def as_dict(self) -> dict[str, Any]:
         """Everything in the form of report.json."""
         return asdict(self)
+
+
+def strength_shown(trial: Mapping[str, Any]) -> str:
+    """A trial's strength in words, from its fields: "0.65", or "0.65 to 0.9" where prompts have their own."""
+    weakest, strongest = trial["strength"], trial.get("strongest")
+    return f"{weakest:g}" if strongest is None else f"{weakest:g} to {strongest:g}"
 
 
 @dataclass

@@ -18,17 +18,16 @@ from lunar.records import Record, sample
 from lunar.select.choice import Choice, Confirmation, Effort
 from lunar.select.feasible import check_separable, check_words
 from lunar.select.holdout import hold_out
-from lunar.select.own_words import REFERENCES, OwnWords, answer, own_words
+from lunar.select.own_words import REFERENCES, OwnWords, own_words
 from lunar.select.paper import choose_by_answers
 from lunar.select.profile import LayerProfile, profile, ranked
+from lunar.select.strengths import Strengths, Tried
 from lunar.select.trials import Bench, Candidate, Trial
-from lunar.select.verdict import complete, judge, ordered, reason
+from lunar.select.verdict import complete, ordered, reason
 from lunar.settings import GATED, Settings
 
 LAYERS = 3
 """How many layers get the full least squares."""
-STRENGTHS = (0.8, 0.85, 0.9, 1.0, 1.25, 1.5)
-"""Tried from the smallest until one redirects."""
 PINNED, THIN = 10_000, 4
 """Beyond so many pinned tokens, the trials pin only a part of those before the last, at least every fourth: sums at
 three layers would otherwise cost three times what the edit itself does."""
@@ -92,12 +91,13 @@ def choose(
     with work.stage("trials", announced=True):
         bench = Bench(loaded, [sites[layer] for layer in sorted(best)], words, sample(held, JUDGED, settings.seed))
         effort.add(bench.forget_tokens + bench.retain_tokens, max(best) + 1)
-        candidates, trials, untried = _tried(work, bench, sets, [problems[layer] for layer in best], settings, effort)
+        strengths = Strengths(bench, forget, settings, effort)
+        tried, untried = _tried(work, strengths, sets, [problems[layer] for layer in best])
         warnings += untried
     with work.stage("confirmation", announced=True):
-        order = ordered(trials, covered)
-        chosen, confirmations, further = _confirmed(work, bench, candidates, order, words, settings, effort)
-        trials += further
+        order = ordered([one.trial for one in tried], covered)
+        taken, confirmations, further = _confirmed(work, strengths, tried, order, words)
+        chosen, trials = taken.trial, [one.trial for one in [*tried, *further]]
     if not confirmations[-1].passed:
         warnings.append(
             f"No trial both redirected the forget prompts and held when answers were generated: the best redirects "
@@ -112,43 +112,11 @@ def choose(
         lines,
         tuple(trials),
         tuple(confirmations),
+        strengths=taken.strengths,
         held_out=len(held),
         passes=effort.spent,
         obstacles=tuple(obstacles),
     )
-
-
-def try_layer(bench: Bench, candidate: Candidate, settings: Settings, effort: Effort) -> list[Trial]:
-    """Trials at one layer, from the smallest strength up to the first that redirects all; its divergence is measured.
-
-    One solve serves all of them, because the change goes with the strength; behind a threshold there is only one.
-    """
-    found: list[Trial] = []
-    for strength in _strengths(candidate, settings):
-        found.append(_try_strength(bench, candidate, strength, settings, effort))
-        if complete(found[-1]):
-            break
-    index = max(range(len(found)), key=lambda place: (complete(found[place]), found[place].redirected, -place))
-    found[index] = _judged(bench, candidate, found[index], effort)
-    return found
-
-
-def _strengths(candidate: Candidate, settings: Settings) -> Sequence[float]:
-    if settings.strength is not None:
-        return (settings.strength,)
-    return STRENGTHS if candidate.behind is None else (1.0,)
-
-
-def _try_strength(bench: Bench, candidate: Candidate, strength: float, settings: Settings, effort: Effort) -> Trial:
-    layer = candidate.site.layer
-    own, refusal, share = bench.forget(candidate, strength)
-    effort.add(bench.forget_tokens, effort.layers - layer - 1)
-    return Trial(layer, settings.target, settings.redirected_weight(), strength, own, refusal, share)
-
-
-def _judged(bench: Bench, candidate: Candidate, trial: Trial, effort: Effort) -> Trial:
-    effort.add(2 * bench.retain_tokens, effort.layers - trial.layer - 1)
-    return replace(trial, retain_divergence=bench.divergence(candidate, trial.strength))
 
 
 # Steps of `choose`
@@ -223,7 +191,9 @@ def _candidate(work: Work, sets: Sets, problem: Problem, settings: Settings, eff
     A hardened edit is tried by its threshold alone: what lies under it would cost several passes more.
     """
     if settings.target not in GATED:
-        return Candidate(problem.site, problem.solve(settings), passage=problem.passage)
+        each = settings.strength is None and problem.may_get_more(settings)
+        solution = problem.solve(settings)
+        return Candidate(problem.site, solution, passage=problem.passage, problem=problem if each else None)
     effort.add(*_building(work, sets, problem.site))
     built = build(replace(work, seconds={}, saved=None, resumed={}), sets, problem, replace(settings, target="gated"))
     return Candidate(problem.site, built.solution, built.behind)
@@ -235,75 +205,48 @@ def _building(work: Work, sets: Sets, site: Site) -> tuple[int, int]:
     return 2 * pinned + work.tokens(sets.redirected, sets.reference), site.layer + 2
 
 
-def _tried(
-    work: Work, bench: Bench, sets: Sets, problems: Sequence[Problem], settings: Settings, effort: Effort
-) -> tuple[dict[int, Candidate], list[Trial], list[str]]:
-    """Candidates by layer and the trials of each, in the given order until the search has cost enough, and warnings.
+def _tried(work: Work, strengths: Strengths, sets: Sets, problems: Sequence[Problem]) -> tuple[list[Tried], list[str]]:
+    """The trials at each layer, in the given order until the search has cost enough, and warnings.
 
     A gated edit that redirects is taken without a look at further layers: building one costs two passes.
     """
-    candidates: dict[int, Candidate] = {}
-    trials: list[Trial] = []
+    tried: list[Tried] = []
     warnings = []
     refused: LunarError | None = None
+    settings, effort = strengths.settings, strengths.effort
     for problem in problems:
         layer, gated = problem.site.layer, settings.target in GATED
-        if gated and any(complete(trial) for trial in trials):
+        if gated and any(complete(one.trial) for one in tried):
             break
         cost = effort.spent + (effort.of(*_building(work, sets, problem.site)) if gated else 0.0)
-        if (trials or refused) and cost > MOST_PASSES:
+        if (tried or refused) and cost > MOST_PASSES:
             warnings.append(f"Layer {layer} was not tried: the search had cost {effort.spent:.1f} passes by then.")
             continue
         try:
-            candidates[layer] = _candidate(work, sets, problem, settings, effort)
+            candidate = _candidate(work, sets, problem, settings, effort)
         except LunarError as error:
             refused = error
             continue
-        trials += try_layer(bench, candidates[layer], settings, effort)
-    if refused is not None and not trials:
+        tried += strengths.at(candidate)
+    if refused is not None and not tried:
         raise LunarError(" ".join([str(refused), *warnings]))
-    return candidates, trials, warnings
+    return tried, warnings
 
 
 def _confirmed(
-    work: Work,
-    bench: Bench,
-    tried: dict[int, Candidate],
-    candidates: Sequence[Trial],
-    words: OwnWords,
-    settings: Settings,
-    effort: Effort,
-) -> tuple[Trial, list[Confirmation], list[Trial]]:
+    work: Work, strengths: Strengths, tried: Sequence[Tried], order: Sequence[Trial], words: OwnWords
+) -> tuple[Tried, list[Confirmation], list[Tried]]:
     """The first of the two best candidates that holds when answers are generated, else the best; and further trials.
 
-    One that does not hold is given the next strength before another layer comes: a trial sees first words alone.
+    Prompts that are still answered are given the next strength before another layer comes.
     """
+    known = {one.trial: one for one in tried}
     confirmations: list[Confirmation] = []
-    further: list[Trial] = []
-    for trial in candidates[:2]:
-        candidate = tried[trial.layer]
-        if _holds(work, candidate, trial, words, effort, confirmations):
-            return trial, confirmations, further
-        stronger = [strength for strength in _strengths(candidate, settings) if strength > trial.strength]
-        for strength in stronger[:1]:
-            again = _try_strength(bench, candidate, strength, settings, effort)
-            further.append(_judged(bench, candidate, again, effort))
-            if _holds(work, candidate, further[-1], words, effort, confirmations):
-                return further[-1], confirmations, further
-    return candidates[0], confirmations, further
-
-
-def _holds(
-    work: Work,
-    candidate: Candidate,
-    trial: Trial,
-    words: OwnWords,
-    effort: Effort,
-    confirmations: list[Confirmation],
-) -> bool:
-    """Whether generated answers are refusals; what they show is added to the confirmations."""
-    with candidate.edit(work.loaded, trial.strength).applied(work.loaded.model):
-        answers, tokens = answer(work.loaded, words.records)
-    effort.add(tokens, effort.layers)
-    confirmations.append(judge(trial, answers, words))
-    return confirmations[-1].passed
+    further: list[Tried] = []
+    for trial in order[:2]:
+        held, heard, more = strengths.hold(work, known[trial], words)
+        confirmations += heard
+        further += more
+        if heard[-1].passed:
+            return held, confirmations, further
+    return known[order[0]], confirmations, further

@@ -6,16 +6,15 @@ tokens, not how candidates are made or which one is taken.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lunar.collect import edit_of
+from lunar.collect import Problem, edit_of
 from lunar.edit import Edit
 from lunar.likelihood import token_divergences
 from lunar.logits import answer_tokens
@@ -44,12 +43,14 @@ class Trial:
         layer: the decoder layer.
         target: of the redirected rows.
         forget_weight: of the redirected rows.
-        strength: factor on the change.
+        strength: factor on the change; where each prompt has its own, the smallest.
         original: mean probability of the first tokens of the model's own answers to the forget prompts.
         refusal: mean probability of as many tokens of a refusal.
         redirected: share of the forget prompts at which the refusal is the likelier of the two or the own answer gone.
         retain_divergence: KL(original || edited) on held-out retain prompts, nats per token; None where a weaker edit
             redirects already, or none at this layer does.
+        raised: how many forget prompts have a larger strength than that.
+        strongest: the largest that one has; None where all have the same.
     """
 
     layer: int
@@ -60,6 +61,8 @@ class Trial:
     refusal: float
     redirected: float
     retain_divergence: float | None = None
+    raised: int = 0
+    strongest: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +75,14 @@ class Candidate:
         behind: changes of matrices of later layers, made for a strength of 1 only.
         passage: how what the matrix writes arrives, for a solution that says what is to arrive; None for one that says
             what is written, and arrives as it is.
+        problem: what it is the solution of, where each prompt can have a strength of its own; None elsewhere.
     """
 
     site: Site
     solution: Solution
     behind: Edit | None = None
     passage: Passage | None = None
+    problem: Problem | None = None
 
     def edit(self, loaded: LoadedModel, strength: float) -> Edit:
         """The change as an edit."""
@@ -88,41 +93,56 @@ class Candidate:
         return nullcontext() if self.behind is None else self.behind.applied(model)
 
 
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """What is likely to be said at each forget prompt that is compared.
+
+    Attributes:
+        own: [compared] probability of the first tokens of the model's own answer.
+        refusal: [compared] of as many tokens of a refusal.
+    """
+
+    own: Float[Tensor, " compared"]
+    refusal: Float[Tensor, " compared"]
+
+    def redirected(self) -> Bool[Tensor, " compared"]:
+        """Where the refusal is the likelier of the two, or the own answer gone."""
+        return (self.refusal > self.own) | (self.own < GONE)
+
+
 class Bench:
     """The texts of all trials, cached at some layers by one pass.
 
     Attributes:
-        tokens: of all cached sequences, and of the forget and retain part.
+        compared: the forget prompts whose own answer and refusal differ.
+        forget_tokens: of the cached sequences that are compared.
+        retain_tokens: of those that are to be left alone.
     """
 
     def __init__(self, loaded: LoadedModel, sites: Sequence[Site], words: OwnWords, retain: Sequence[Record]) -> None:
         self.model = loaded.model
-        openings = [
-            pair
-            for record, answer, refusal in zip(words.records, words.answers, words.refusals, strict=True)
-            if (pair := _openings(loaded, record, answer, refusal)) is not None
-        ]
+        openings = {
+            place: pair
+            for place, texts in enumerate(zip(words.records, words.answers, words.refusals, strict=True))
+            if (pair := _openings(loaded, *texts)) is not None
+        }
         retained = [_cut(_answered(loaded, record, record.answer or ""), RETAINED) for record in retain]
-        pairs = [sequence for pair in openings for sequence in pair]
-        self.compared = len(openings)
+        pairs = [sequence for pair in openings.values() for sequence in pair]
+        self.compared = tuple(words.records[place] for place in openings)
         self.forget_tokens = sum(len(sequence.tokens) for sequence in pairs)
         self.retain_tokens = sum(len(sequence.tokens) for sequence in retained)
         self._forget = cache(loaded.model, sites, pairs) if pairs else []
         self._retain = cache(loaded.model, sites, retained) if retained else []
 
-    def forget(self, candidate: Candidate, strength: float) -> tuple[float, float, float]:
-        """Mean probability of the own answers and of the refusals, and the share of prompts that are redirected."""
-        logs = torch.zeros(2 * self.compared, dtype=torch.float64)
+    def forget(self, candidate: Candidate, strength: float) -> Heard:
+        """How likely own answers and refusals are with a candidate."""
+        logs = torch.zeros(2 * len(self.compared), dtype=torch.float64)
         for batch in self._forget:
             logits = self._changed(candidate, batch, strength)
             for index, sequence, rows in zip(batch.indices, batch.sequences, logits, strict=True):
                 gold = torch.tensor(answer_tokens(sequence), device=rows.device)[:, None]
                 logs[index] = rows.double().log_softmax(1).gather(1, gold).sum().cpu()
-        if not self.compared:
-            return 0.0, 0.0, 0.0
-        own, refusal = logs[0::2], logs[1::2]
-        redirected = (refusal > own) | (own < math.log(GONE))
-        return float(own.exp().mean()), float(refusal.exp().mean()), float(redirected.double().mean())
+        return Heard(logs[0::2].exp(), logs[1::2].exp())
 
     def divergence(self, candidate: Candidate, strength: float) -> float:
         """KL(original || edited) per token of the retained answers, nats."""

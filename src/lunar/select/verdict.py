@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from lunar.metrics.refusal import is_refusal
 from lunar.metrics.rouge import plain, scorer
-from lunar.select.choice import Confirmation
+from lunar.records import Record
+from lunar.select.choice import Confirmation, strength_shown
 from lunar.select.own_words import OwnWords
 from lunar.select.profile import LayerProfile
 from lunar.select.trials import Trial
@@ -20,6 +22,8 @@ prompts than the trials'; a shift leaves no prompt behind for that, since it ask
 TIE = 0.1
 """Divergences that differ by less than this share count as equal, and so do those below `NOTHING`."""
 NOTHING = 0.001
+LIKE = 0.6
+"""Likeness to the expected refusal, as the F-measure of words, from which an answer counts as one."""
 LOWEST = (
     "Without retain data, nothing says what a deeper layer would take along, so the lowest that redirects is taken."
 )
@@ -73,11 +77,13 @@ def reason(
     """One or two plain sentences for the choice among candidates, the best first."""
     line = next(line for line in lines if line.layer == chosen.layer)
     text = (
-        f"Layer {chosen.layer} at strength {chosen.strength:g}: left out of the detector, a forget prompt is told from "
-        f"a retain prompt in {line.ordered:.0%} of pairs, and the edit makes a refusal the likelier answer to "
-        f"{chosen.redirected:.0%} of the forget prompts at a divergence of {chosen.retain_divergence:.4f} nats per "
-        "token on retain prompts that it was not given."
+        f"Layer {chosen.layer} at strength {strength_shown(asdict(chosen))}: left out of the detector, a forget prompt "
+        f"is told from a retain prompt in {line.ordered:.0%} of pairs, and the edit makes a refusal likelier than the "
+        f"answer to {chosen.redirected:.0%} of the forget prompts at a divergence of {chosen.retain_divergence:.4f} "
+        "nats per token on retain prompts that it was not given."
     )
+    if chosen.strongest is not None:
+        text += f" Prompts that need it have more than the least strength: {chosen.raised} of them."
     rivals = [trial for trial in candidates if trial.layer != chosen.layer]
     failed = [one for one in confirmations if not one.passed and one.layer != chosen.layer]
     if failed:
@@ -89,7 +95,8 @@ def reason(
         return f"{text} The next best, layer {rival.layer}, redirects {rival.redirected:.0%}."
     if not covered:
         return f"{text} {LOWEST}"
-    text += f" The next best, layer {rival.layer} at strength {rival.strength:g}, has {rival.retain_divergence:.4f}"
+    strength = strength_shown(asdict(rival))
+    text += f" The next best, layer {rival.layer} at strength {strength}, has {rival.retain_divergence:.4f}"
     if (rival.retain_divergence or 0.0) < (chosen.retain_divergence or 0.0):
         text += f"; below {NOTHING:g}, or within a tenth, that is the same, and the lower layer is taken"
     return f"{text}."
@@ -97,15 +104,23 @@ def reason(
 
 def judge(trial: Trial, answers: Sequence[str], words: OwnWords) -> Confirmation:
     """Whether generated answers are refusals and give nothing of the original answers away."""
-    declined, kept = [], []
+    kept = []
     for record, text, original, expected in zip(words.records, answers, words.answers, words.refusals, strict=True):
-        likeness = scorer("rouge1").score(expected, text)["rouge1"].fmeasure
-        declined.append(is_refusal(text) or likeness >= 0.6)
         telling = _words_of(original) - _words_of(record.prompt) - _words_of(expected)
         same = float(plain(text) == plain(original))
         kept.append(len(telling & _words_of(text)) / len(telling) if telling else same)
-    share, left = sum(declined) / len(declined), sum(kept) / len(kept)
+    share = 1 - len(still_answered(answers, words)) / len(answers)
+    left = sum(kept) / len(kept)
     return Confirmation(trial.layer, trial.strength, share, left, redirects(trial) and share >= 0.9 and left <= 0.1)
+
+
+def still_answered(answers: Sequence[str], words: OwnWords) -> list[Record]:
+    """The prompts to which the answer is no refusal: neither by the rule, nor like the one that was expected."""
+    return [
+        record
+        for record, text, expected in zip(words.records, answers, words.refusals, strict=True)
+        if not is_refusal(text) and scorer("rouge1").score(expected, text)["rouge1"].fmeasure < LIKE
+    ]
 
 
 def _words_of(text: str) -> set[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from lunar.report.contents import Contents, Plain
 from lunar.report.elements import AMBER, BLUE, GREEN, RED, Plot, Section, Table, axis, number, share
+from lunar.select.choice import strength_shown
 
 
 def layers(contents: Contents) -> Section | None:
@@ -47,7 +48,7 @@ def _plot(choice: Plain) -> Plot:
     profile = choice["profile"]
     tried = [trial for trial in choice["trials"] if trial["retain_divergence"] is not None]
     at = [trial["layer"] for trial in tried]
-    strengths = [f"{trial['strength']:g}" for trial in tried]
+    strengths = [strength_shown(trial) for trial in tried]
     traces: list[dict[str, Any]] = [
         {
             "type": "scatter",
@@ -111,13 +112,18 @@ def _profile(choice: Plain) -> Table:
 
 
 def _trials(choice: Plain) -> Table:
+    place = choice["layer"], choice["strength"]
+    # Where prompts have strengths of their own, several trials begin with the same: the last of them was taken.
+    same = [trial for trial in choice.get("trials", ()) if (trial["layer"], trial["strength"]) == place]
+    judged = [trial for trial in same if trial["retain_divergence"] is not None]
+    taken = (judged or same or [None])[-1]
     rows = [
         [
             str(trial["layer"]),
-            f"{trial['strength']:g}",
+            strength_shown(trial),
             share(trial["redirected"]),
             "–" if trial["retain_divergence"] is None else f"{trial['retain_divergence']:.4f}",
-            "yes" if (trial["layer"], trial["strength"]) == (choice["layer"], choice["strength"]) else "",
+            "yes" if trial is taken else "",
         ]
         for trial in choice.get("trials", ())
     ]
