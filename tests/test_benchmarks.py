@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import precision
 import processes
 import speed
 
@@ -66,3 +67,19 @@ def test_two_processes_are_timed_beside_one_and_give_its_edit(tmp_path: Path, ca
     rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")][2:]
     assert [row[0].strip() for row in rows] == ["total", "retain"]
     assert all(float(cell.split()[0]) > 0 for row in rows for cell in row[1:])
+
+
+def test_readings_are_those_of_another_solver_and_a_wrong_sum_is_seen(capsys, monkeypatch) -> None:
+    def differences() -> dict[str, float]:
+        assert precision.main("--inner 96 --rows 200 --forget 4".split()) == 0
+        rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.count("|") == 5]
+        return {row[0].strip(): max(float(cell) for cell in row[1:3]) for row in rows[2:]}
+
+    found = differences()
+    assert list(found) == ["sum in float64 (ours)", "rows kept (ours)", "sum in float32 (control)"]
+    assert max(list(found.values())[:2]) < 1e-9 < found["sum in float32 (control)"]
+    monkeypatch.setattr(precision, "RIDGE", 1e-3)
+    monkeypatch.setattr(
+        precision, "by_library", lambda sums, rows: precision.reference(*precision.made(96, 200, 4)) * 1.01
+    )
+    assert min(differences().values()) > 1e-3
