@@ -558,3 +558,28 @@ def test_a_further_request_is_tried_on_the_model_where_strengths_were_searched_f
     assert {round(one * 0.65, 6) for one in part.least.tolist()} <= set(STRENGTHS)
     fixed = made(tmp_path / "fixed", loaded, "one", "two", settings=EACH)
     assert all(part.least is None for part in fixed.state().joint.parts.values())
+
+
+def test_a_recipe_with_strengths_of_single_prompts_gives_the_same_edit_again(tmp_path, loaded, monkeypatch):
+    monkeypatch.setattr(method, "choose", lambda *_, **__: STRONG)
+    change = changes.start(
+        loaded,
+        REQUESTS["one"],
+        retain=RETAIN,
+        reference=REFERENCE,
+        settings=replace(SETTINGS, layer="auto"),
+        name="one",
+    )
+    monkeypatch.undo()
+    resolved = Settings.of(json.loads(json.dumps(change.unlearned().edit.settings)))
+    assert (resolved.layer, resolved.strength, resolved.strengths) == (1, 0.65, (0.65, 1.0))
+    again = changes.start(loaded, REQUESTS["one"], retain=RETAIN, reference=REFERENCE, settings=resolved, name="one")
+    assert torch.equal(again.edit.factors[0].read, change.edit.factors[0].read)
+    assert again.shared.raises
+    # What says how many prompts there were goes with the request.
+    assert change.edit.settings["strengths"] == change.shared.as_dict()["settings"]["strengths"] == []
+    with pytest.raises(LunarError, match="2 for 1 came"):
+        unlearn(loaded, REQUESTS["three"], retain=RETAIN, reference=REFERENCE, settings=resolved)
+    for wrong in ({"target": "collapse"}, {"layer": "auto"}, {"strength": 1.0}, {"strengths": (0.65, -1.0)}):
+        with pytest.raises(LunarError, match="Strengths of single prompts"):
+            replace(resolved, **wrong)

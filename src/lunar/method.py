@@ -7,7 +7,7 @@ line or scores.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import torch
@@ -83,9 +83,9 @@ def unlearn(
     settings, site, work = task.settings, task.site, task.work
     sets = Sets.of(forget, task.retain, task.reference, settings)
     problem = collect(work, [site], sets, settings)[site.layer]
-    if task.least:
-        problem = problem.raised(task.least)
-    card = asdict(settings) | {"layer": site.layer, "tail": tail_of(settings)}
+    if settings.strengths:
+        problem = problem.raised(settings.least())
+    card = settings.as_dict() | {"layer": site.layer, "tail": tail_of(settings)}
     with work.stage("solve", announced=True):
         detector = problem.gate(settings)
         if settings.target not in GATED:
@@ -117,11 +117,6 @@ class Task:
     reference: Sequence[Record]
     choice: Choice | None
 
-    @property
-    def least(self) -> tuple[float, ...]:
-        """How much of the strength each forget prompt is to get at least; empty where all get the same."""
-        return self.choice.least() if self.choice else ()
-
 
 def prepare(
     loaded: LoadedModel,
@@ -145,9 +140,14 @@ def prepare(
     settings = replace(settings, neighbours=settings.neighbours_beside(covered))
     if isinstance(settings.layer, str):
         choice = choose(loaded, forget, retained, referred, settings, work=work, covered=covered)
-        settings = replace(settings, layer=choice.layer, strength=choice.strength)
+        settings = replace(settings, layer=choice.layer, strength=choice.strength, strengths=choice.strengths)
     elif settings.strength is None:
         settings = replace(settings, strength=1.0)
+    if settings.strengths and len(settings.strengths) != len(forget):
+        raise LunarError(
+            f"One strength per forget prompt was expected, but {len(settings.strengths)} for {len(forget)} came: take "
+            "the forget data that they were found for, or leave them out."
+        )
     site = site_at(loaded.model, int(settings.layer))
     return Task(work, site, settings, retained, referred, choice)
 

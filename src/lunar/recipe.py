@@ -79,7 +79,7 @@ def recipe_text(recipe: Recipe, versions: Mapping[str, str]) -> str:
         "format": FORMAT,
         "model": {"source": recipe.model, "fingerprint": recipe.fingerprint or ""},
         "data": data,
-        "settings": {key: value for key, value in asdict(recipe.settings).items() if value is not None},
+        "settings": {key: value for key, value in recipe.settings.as_dict().items() if value not in (None, [])},
         "versions": dict(versions),
     }
     head = "# Run again:  lunar unlearn --from recipe.toml --output DIR\n\n"
@@ -176,7 +176,7 @@ def _settings(table: Mapping[str, Any], path: Path) -> Settings:
     unknown = sorted(set(table) - known)
     if unknown:
         raise LunarError(f"Unknown setting {unknown[0]!r} in {path}. Available: {', '.join(sorted(known))}.")
-    return Settings(**table)
+    return Settings.of(table)
 
 
 def _found(source: str, sha256: str | None, recipe: Path) -> str:

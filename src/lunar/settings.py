@@ -5,7 +5,9 @@ Knows no torch, so that the command line refuses a wrong number before anything 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from lunar.errors import LunarError, unknown
 
@@ -81,6 +83,9 @@ class Settings:
         layer: decoder layer to edit, negative from the end; "auto" searches, "paper" takes the paper's selector.
         strength: factor on the wanted change; 1 moves the forget prompts onto the reference, 0 changes nothing. None is
             the smallest that redirects where the layer is searched for, else 1.
+        strengths: one per forget prompt, in their order, for a target that asks for at least so much; `strength` is
+            then the smallest of them. What a search found is put here, so that a recipe gives the same edit again.
+            Empty: `strength` for all.
         ridge: λ relative to the mean of A's diagonal; larger means smaller and less exact edits.
         tail: how many of the last prompt tokens are redirected; None takes the target's usual number.
         redirect_answers: redirect the tokens of the forget answers too, where answers are given.
@@ -98,6 +103,7 @@ class Settings:
     target: str = "shift"
     layer: int | str = "auto"
     strength: float | None = None
+    strengths: tuple[float, ...] = ()
     ridge: float = 1e-4
     tail: int | None = None
     redirect_answers: bool = False
@@ -106,6 +112,21 @@ class Settings:
     neighbours: int | None = None
     rewordings: int = 0
     seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """By name, in the form of JSON and TOML."""
+        return asdict(self) | {"strengths": list(self.strengths)}
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Settings:
+        """From what `as_dict` gave, with whatever else stands there; raises LunarError for values that cannot be."""
+        known = {entry.name for entry in fields(cls)} & content.keys()
+        values: dict[str, Any] = {key: content[key] for key in known}
+        return cls(**values | {"strengths": tuple(content.get("strengths", ()))})
+
+    def least(self) -> tuple[float, ...]:
+        """How much of the strength each forget prompt is to get at least, 1 or more; empty where all get the same."""
+        return tuple(one / (self.strength or 1.0) for one in self.strengths)
 
     def redirected_weight(self) -> float:
         """What a redirected row weighs."""
@@ -124,6 +145,16 @@ class Settings:
             raise LunarError(f"The layer must be a number or one of {', '.join(SELECTORS)}, but {self.layer!r} came.")
         if self.strength is not None and not abs(self.strength) < float("inf"):
             raise LunarError(f"The strength must be a finite number, but {self.strength} came: 1 is the usual value.")
+        if self.strengths and not (
+            self.target == "shift"
+            and isinstance(self.layer, int)
+            and all(0 < one < float("inf") for one in self.strengths)
+            and self.strength == min(self.strengths)
+        ):
+            raise LunarError(
+                "Strengths of single prompts were expected with the target shift, a layer, and the smallest of them as "
+                "the strength, but others came: take them as a recipe has them, or leave them out."
+            )
         if not 0 <= self.ridge < float("inf"):
             raise LunarError(
                 f"The ridge must be a number of at least 0, but {self.ridge} came: 1e-4 is the usual value."

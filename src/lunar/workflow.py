@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,8 +183,7 @@ def carry_out(
         comparisons = compare(loaded, found.edit, splits, progress=progress)
         scores, intervals = summary(comparisons), scores_with_intervals(comparisons)
         read = recognised(loaded, found, {**splits, NEIGHBOURS: change.beside}, progress)
-    known = {entry.name for entry in fields(Settings)}
-    resolved = Settings(**{key: value for key, value in found.edit.settings.items() if key in known})
+    resolved = Settings.of(found.edit.settings)
     report = build_report(
         found, scores, resolved, seconds=seconds, sources=sources_of(recipe), intervals=intervals, recognised=read
     )

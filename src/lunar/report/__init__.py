@@ -60,9 +60,7 @@ def build_report(
         intervals: of the scores, as `lunar.evaluation.scores_with_intervals` gives them.
         recognised: gate values by set of prompts.
     """
-    from dataclasses import asdict
-
-    resolved = {**(asdict(settings) if settings else {}), **unlearned.edit.settings}
+    resolved = {**(settings.as_dict() if settings else {}), **unlearned.edit.settings}
     site = unlearned.site
     return finite(
         {

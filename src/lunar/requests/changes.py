@@ -8,7 +8,7 @@ it. The model is asked only whether it knows what a request wants forgotten: sco
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -68,7 +68,7 @@ def start(
     settings = settings or Settings()
     check_ledger(settings, forget_moments)
     task = prepare(loaded, forget, retain, reference, settings, progress, saved)
-    site, work, resolved = task.site, task.work, replace(task.settings, layer=task.site.layer)
+    site, work, resolved = task.site, task.work, replace(task.settings, layer=task.site.layer, strengths=())
     text = new_key()
     key = bytes.fromhex(text)
     base = gather_base(work, site, task.retain, task.reference, resolved, key)
@@ -80,17 +80,26 @@ def start(
         resolved,
         retain is None,
         searched=settings.layer == "auto",
-        raises=bool(task.least),
+        raises=bool(task.settings.strengths),
     )
     state = State(shared, (), Joint(base, {}, resolved, tail_of(resolved)), key)
-    least = dict(zip([record.messages for record in forget], task.least, strict=True)) if task.least else None
+    least = None
+    if task.settings.strengths:
+        least = dict(zip([record.messages for record in forget], task.settings.least(), strict=True))
     change = _joined(
         state, "start", work, forget, task.retain, name, forget_moments, reference=task.reference, least=least
     )
     counts = {"retain_prompts": len(task.retain), "reference_prompts": len(task.reference)}
     found = change.found
     if found is not None:
-        found = replace(found, counts={**found.counts, **counts}, choice=task.choice)
+        # In the ledger, strengths of single prompts stand with the request, and go with it.
+        card = {**found.edit.settings, "strengths": list(task.settings.strengths)}
+        found = replace(
+            found,
+            edit=replace(found.edit, settings=card),
+            counts={**found.counts, **counts},
+            choice=task.choice,
+        )
     written = {**change.written, BASE_FILE: base.save, KEY_FILE: text_writer(text + "\n")}
     return replace(change, written=written, found=found)
 
@@ -171,7 +180,7 @@ def edit_of_all(joint: Joint, shared: Shared) -> Edit:
     else:
         total = thin(torch.cat([write for write, _ in pairs], dim=1), torch.cat([read for _, read in pairs]))
     total = translated(total, joint.base.factor)
-    card = asdict(shared.settings) | {"tail": joint.tail}
+    card = shared.settings.as_dict() | {"tail": joint.tail}
     return Edit((Factors.of(shared.site.module_name, total, shared.site.transposed, shared.fingerprint),), card)
 
 
@@ -271,7 +280,7 @@ def _alone(work: Work, joint: Joint, part: Part, shared: Shared) -> Problem:
 def _hardened(work: Work, joint: Joint, part: Part, sets: Sets, shared: Shared) -> Edit:
     """The hardened edit of a first request."""
     problem = _alone(work, joint, part, shared)
-    card = asdict(shared.settings) | {"tail": joint.tail}
+    card = shared.settings.as_dict() | {"tail": joint.tail}
     return build(work, sets, problem, shared.settings).edit(work.loaded, shared.site, card)
 
 
@@ -354,7 +363,7 @@ def _entry(request: Request, requests: Sequence[Request], state: State, joint: J
         "name": name_id(state.key, request.name),
         "kept": request.kept,
         "model": shared.hashes,
-        "settings": asdict(shared.settings),
+        "settings": shared.settings.as_dict(),
         "seed": shared.settings.seed,
         "requests": [one.id for one in requests],
         "reached": {id: reached(part, edit, joint) for id, part in joint.parts.items()},

@@ -77,12 +77,14 @@ class Shared:
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
-        return asdict(self)
+        return asdict(self) | {"settings": self.settings.as_dict()}
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Shared:
         """From the manifest."""
-        return cls(**{**content, "site": Site(**content["site"]), "settings": Settings(**content["settings"])})
+        # Strengths of single prompts are kept with their request.
+        settings = Settings.of({**content["settings"], "strengths": ()})
+        return cls(**{**content, "site": Site(**content["site"]), "settings": settings})
 
 
 @dataclass(frozen=True)

@@ -83,10 +83,6 @@ class Choice:
     passes: float = 0.0
     obstacles: tuple[str, ...] = ()
 
-    def least(self) -> tuple[float, ...]:
-        """How much of the strength each forget prompt is to get at least, 1 or more; empty where all get the same."""
-        return tuple(one / self.strength for one in self.strengths)
-
     def as_dict(self) -> dict[str, Any]:
         """Everything in the form of report.json."""
         return asdict(self)
