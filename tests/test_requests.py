@@ -30,7 +30,7 @@ from lunar.settings import Settings
 from lunar.solve import Gate
 from lunar.workflow import load_edit
 
-SETTINGS = Settings(layer=1, ridge=1e-2, neighbours=12)
+SETTINGS = Settings(layer=1, ridge=1e-2, neighbours=12, rewordings=0)
 RETAIN = [Record.of(f"who is word{n} ?", f"word{n + 1}") for n in range(40, 60)]
 REFERENCE = [Record.of("who is word30 ?"), Record.of("what is the word31 of word32 ?")]
 REQUESTS = {

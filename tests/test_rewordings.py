@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from squared_hinge import detector
 
 from lunar.attacks import paraphrase, role_play
 from lunar.collect import Sets, Work, collect
@@ -50,7 +51,10 @@ def test_rewordings_are_redirected_and_pinned_and_their_prompt_is_left_out_with_
     settings = Settings("collapse", layer=1, tail=1, rewordings=2, neighbours=12, ridge=1e-2)
     sets = Sets.of(FORGET, RETAIN, REFERENCE, settings)
     assert len(sets.redirected) == 3 * len(FORGET)
-    assert len(sets.neighbours) == len(Sets.of(FORGET, RETAIN, REFERENCE, Settings(neighbours=12)).neighbours) + 6
+    assert (
+        len(sets.neighbours)
+        == len(Sets.of(FORGET, RETAIN, REFERENCE, Settings(neighbours=12, rewordings=0)).neighbours) + 6
+    )
     problem = collect(Work(loaded), [site_at(loaded.model, 1)], sets, settings)[1]
     assert len(problem.inner) == 3 * len(FORGET)
     assert int(problem.reworded.sum()) == 2 * len(FORGET)
@@ -71,6 +75,42 @@ def test_rewordings_are_redirected_and_pinned_and_their_prompt_is_left_out_with_
     assert float(problem.inner[first][0].double() @ alone) == pytest.approx(
         float(problem.gate(settings).leave_one_out[problem.prompt[~problem.reworded] == 0][0]), abs=1e-6
     )
+
+
+def test_of_a_shift_a_rewording_asks_for_less_than_its_prompt(loaded):
+    settings = Settings(layer=1, neighbours=12, ridge=1e-2, forget_weight=150.0)
+    sets = Sets.of(FORGET, RETAIN, REFERENCE, settings)
+    assert len(sets.rewordings) == 2 * len(FORGET)
+    problem = collect(Work(loaded), [site_at(loaded.model, 1)], sets, settings)[1]
+    asked = [1.0 + place for place in range(len(FORGET))]
+    for one, given in ((problem, torch.ones(len(FORGET))), (problem.raised(asked), torch.tensor(asked))):
+        least = given.double()[problem.prompt] * torch.where(problem.reworded, 0.7, 1.0)
+        pinned = problem.moments.second + ridge_of(problem, settings) * torch.eye(problem.site.inner_width)
+        heavy = torch.full((len(least),), 150.0).double().numpy()
+        expected = detector(pinned.numpy(), problem.inner.double().numpy(), heavy, least.numpy())
+        found = one.gate(settings)
+        assert torch.allclose(found.vector, torch.from_numpy(expected), atol=1e-6 * float(abs(expected).max()))
+        assert one.received(settings) == pytest.approx(found.values.tolist())
+        direction = torch.nn.functional.normalize(one.solve(settings).change() @ found.vector, dim=0)
+        change = torch.outer(direction, found.vector)
+        assert torch.nn.functional.cosine_similarity(
+            one.solve(settings).change().flatten(), change.flatten(), dim=0
+        ) == pytest.approx(1.0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "forget", "times"),
+    [
+        (Settings(), 300, 2),
+        (Settings(), 301, 0),
+        (Settings(neighbours=0), 3, 0),
+        (Settings(target="collapse"), 3, 0),
+        (Settings(target="collapse", rewordings=1), 500, 1),
+        (Settings(rewordings=0), 3, 0),
+    ],
+)
+def test_few_prompts_of_a_shift_are_redirected_in_other_forms_as_well(settings, forget, times):
+    assert settings.rewordings_of(forget) == times
 
 
 def ridge_of(problem, settings):

@@ -50,7 +50,9 @@ def rows_by_hand(loaded, site, records, with_answer):
 def test_edited_weights_equal_the_formula_and_nothing_else_changes(checkpoint, architecture, target):
     loaded = load_model(str(checkpoint(architecture)))
     layer, tail, ridge = 1, 2 if target == "collapse" else 1, 1e-2
-    settings = Settings(target=target, layer=layer, tail=tail, ridge=ridge, strength=1.5, forget_weight=70.0)
+    settings = Settings(
+        target=target, layer=layer, tail=tail, ridge=ridge, strength=1.5, forget_weight=70.0, rewordings=0
+    )
     site = site_at(loaded.model, layer)
     before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
     found = unlearn(loaded, FORGET, retain=RETAIN, reference=REFERENCE, settings=settings)
@@ -161,7 +163,7 @@ def test_builtin_prompts_and_neighbours_stand_in_for_a_retain_set(tiny, people):
     asked = [record for other in others for fact in people[other] for record in fact.records(held_out=False)[:1]]
     kept = []
     for count in (30, None):
-        settings = Settings(layer=0, neighbours=count)
+        settings = Settings(layer=0, neighbours=count, rewordings=0)
         found = unlearn(tiny, [Record(record.messages) for record in forget], settings=settings)
         assert found.builtin_retain
         compared = evaluation.compare(tiny, found.edit, {"forget": forget, "others": asked})

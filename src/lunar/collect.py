@@ -55,7 +55,7 @@ class Sets:
         cls, forget: Sequence[Record], retain: Sequence[Record], reference: Sequence[Record], settings: Settings
     ) -> Sets:
         """With the neighbours and rewordings that the settings ask for."""
-        again = rewordings(forget, settings.rewordings, settings.seed)
+        again = rewordings(forget, settings.rewordings_of(len(forget)), settings.seed)
         return cls(forget, retain, neighbours_of(forget, retain, settings), reference, again)
 
     @property
@@ -68,7 +68,7 @@ def neighbours_of(forget: Sequence[Record], retain: Sequence[Record], settings: 
     """What is pinned beside the retain prompts: neighbours, and some of either in the forms of the rewordings."""
     count = settings.neighbours_beside()
     found = neighbours(forget, retain, count, settings.seed) if count else []
-    if not settings.rewordings:
+    if not settings.rewordings_of(len(forget)):
         return found
     return [*found, *reworded_sample([*retain, *found], max(1, count // 2), settings.seed)]
 
@@ -87,8 +87,8 @@ class Problem:
         position: [rows] counted from the prompt's end; negative for answer tokens.
         prompt: [rows] which forget prompt a row belongs to, as it was given or reworded.
         reworded: [rows] whether the row is of a rewording.
-        least: [rows] where rows may get more of what they are asked for, how much of it each is to get at least; None
-            is 1 for all.
+        least: [rows] where rows may get more of what they are asked for, how much of it each row's prompt is to get at
+            least; None is 1 for all.
         detect: what solves for them.
     """
 
@@ -110,14 +110,16 @@ class Problem:
     def _terms(self, settings: Settings) -> tuple[targets.Term, ...]:
         weights = self._weights(settings)
         terms = targets.build(settings.target, self.mean.mean(), self.residual, self.position, weights)
-        return tuple(term if term.group is None else replace(term, least=self.least) for term in terms)
+        least = torch.ones(len(self.inner), dtype=torch.float64) if self.least is None else self.least
+        least = torch.where(self.reworded, targets.REWORDED * least, least)
+        return tuple(term if term.group is None else replace(term, least=least) for term in terms)
 
     def may_get_more(self, settings: Settings) -> bool:
         """Whether the target asks for at least so much, so that each prompt can have a least share of its own."""
         return all(term.group is not None for term in self._terms(settings))
 
     def raised(self, least: Sequence[float]) -> Problem:
-        """The same with such least shares, one per forget prompt; its rewordings get as much."""
+        """The same with such least shares, one per forget prompt; for its rewordings, `targets.REWORDED` of them."""
         return replace(self, least=torch.tensor(least, dtype=torch.float64)[self.prompt])
 
     def received(self, settings: Settings) -> list[float]:
@@ -138,8 +140,8 @@ class Problem:
         """How the last tokens of the forget prompts are recognised, each left out with its rewordings."""
         last = self.position == 0
         weights = self._weights(settings)[last]
-        group = self._terms(settings)[0].group if settings.target in LINEAR else None
-        least = None if group is None or self.least is None else self.least[last]
+        term = self._terms(settings)[0] if settings.target in LINEAR else None
+        group, least = (None, None) if term is None or term.group is None else (term.group, term.least)
         found = gate(
             self.moments,
             self.inner[last],
@@ -147,7 +149,7 @@ class Problem:
             self.prompt[last],
             settings.ridge,
             group=None if group is None else group[last],
-            least=least,
+            least=None if least is None else least[last],
             detect=self.detect,
         )
         return found.of(~self.reworded[last])

@@ -137,7 +137,9 @@ def prepare(
 
     work = Work(loaded, progress, saved=saved)
     covered, choice = retain is not None, None
-    settings = replace(settings, neighbours=settings.neighbours_beside(covered))
+    settings = replace(
+        settings, neighbours=settings.neighbours_beside(covered), rewordings=settings.rewordings_of(len(forget))
+    )
     if isinstance(settings.layer, str):
         choice = choose(loaded, forget, retained, referred, settings, work=work, covered=covered)
         settings = replace(settings, layer=choice.layer, strength=choice.strength, strengths=choice.strengths)

@@ -70,6 +70,8 @@ def method_names(wanted: str) -> list[str]:
 
 NEIGHBOURS, ALONE = 600, 5000
 """Neighbours beside retain data, and without any."""
+REWORDINGS, FEW = 2, 300
+"""Other forms of each forget prompt, where there are not more of them than that."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ class Settings:
             `NEIGHBOURS`, or `ALONE` where no retain data is given and nothing else tells these names from others. More
             spare those who share a part of a name or a phrasing with the forgotten, and cost a pass over them.
         rewordings: in how many other forms each forget prompt is redirected as well; half as many prompts as there are
-            neighbours are then pinned in these forms. More recognise unseen phrasings, and spare a little less.
+            neighbours are then pinned in these forms. More recognise unseen phrasings. None is `REWORDINGS` for the
+            target shift beside neighbours and at most `FEW` forget prompts, which many are not in need of, else 0.
         seed: for whatever draws random numbers; here, the invented names.
     """
 
@@ -110,7 +113,7 @@ class Settings:
     forget_weight: float | None = None
     retain_weight: float = 10.0
     neighbours: int | None = None
-    rewordings: int = 0
+    rewordings: int | None = None
     seed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -137,6 +140,12 @@ class Settings:
         if self.neighbours is not None:
             return self.neighbours
         return NEIGHBOURS if covered else ALONE
+
+    def rewordings_of(self, forget: int) -> int:
+        """In how many other forms each of so many forget prompts is redirected as well."""
+        if self.rewordings is not None:
+            return self.rewordings
+        return REWORDINGS if self.target == "shift" and self.neighbours != 0 and forget <= FEW else 0
 
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
@@ -167,7 +176,7 @@ class Settings:
             raise LunarError(f"At least 1 token of each prompt must be redirected, but a tail of {self.tail} came.")
         if not (self.redirected_weight() > 0 and self.retain_weight > 0):
             raise LunarError("The weights of forget and retain rows must be above 0: the usual values are 1000 and 10.")
-        if (self.neighbours or 0) < 0 or self.rewordings < 0:
+        if (self.neighbours or 0) < 0 or (self.rewordings or 0) < 0:
             raise LunarError(
-                "The numbers of neighbours and rewordings must be at least 0: the usual ones are 600 and 0."
+                "The numbers of neighbours and rewordings must be at least 0: the usual ones are 600 and 2."
             )

@@ -16,6 +16,9 @@ from torch import Tensor
 from lunar.errors import LunarError
 from lunar.settings import HARDENED, LINEAR
 
+REWORDED = 0.7
+"""What a rewording is to get at least, as a share of what its prompt is: in a form that nobody may use, less does."""
+
 
 @dataclass(frozen=True)
 class Term:

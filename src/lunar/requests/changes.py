@@ -222,7 +222,8 @@ def _joined(
     if each:
         part = replace(part, least=torch.tensor(each, dtype=torch.float64)[part.given])
     if settings.target == HARDENED:
-        sets = Sets(forget, named, beside, reference, rewordings(forget, settings.rewordings, settings.seed))
+        again = rewordings(forget, settings.rewordings_of(len(forget)), settings.seed)
+        sets = Sets(forget, named, beside, reference, again)
         part = replace(part, hardened=_hardened(work, state.joint, part, sets, shared))
     joint = replace(state.joint, parts={**state.joint.parts, request.id: part})
     with work.stage("solve", announced=True):

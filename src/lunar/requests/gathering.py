@@ -43,7 +43,7 @@ def gather_part(
     released: Sequence[Record] = (),
 ) -> Part:
     """What is kept of a request, from a pass over its prompts, their rewordings, neighbours and what it releases."""
-    redirected = [*forget, *rewordings(forget, settings.rewordings, settings.seed)]
+    redirected = [*forget, *rewordings(forget, settings.rewordings_of(len(forget)), settings.seed)]
     given = torch.arange(len(redirected)) % len(forget)
     with work.stage("forget"):
         batches = list(work.capture("forget", [site], redirected, with_answer=settings.redirect_answers))

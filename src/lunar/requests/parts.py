@@ -169,9 +169,10 @@ class Part:
         return self.from_end < tail
 
     def least_of(self, tokens: Bool[Tensor, " tokens"]) -> Float[Tensor, " chosen"]:
-        """The least shares of the prompts that some tokens belong to."""
+        """The least shares of some tokens: of their prompts, or less where these are rewordings."""
         prompts = self.prompt[tokens]
-        return torch.ones(len(prompts), dtype=torch.float64) if self.least is None else self.least[prompts].double()
+        least = torch.ones(len(prompts), dtype=torch.float64) if self.least is None else self.least[prompts].double()
+        return torch.where(self.given[prompts] == prompts, least, targets.REWORDED * least)
 
     def order(self) -> bytes:
         """By what parts are sorted before they are summed: their content and nothing else."""
