@@ -67,7 +67,8 @@ def test_a_choice_tries_layers_counts_its_cost_and_leaves_the_model_alone(checkp
     again = choose(loaded, FORGET, RETAIN, REFERENCE, Settings(target=target, neighbours=0))
     assert again == choice
     # What the choice found is what the same layer and strength give without a search.
-    settings = Settings(target=target, neighbours=0, layer=choice.layer, strength=choice.strength)
+    place = {"layer": choice.layer, "strength": choice.strength, "strengths": choice.strengths}
+    settings = Settings(target=target, neighbours=0, **place)
     plain = unlearn(loaded, FORGET, retain=RETAIN, reference=REFERENCE, settings=settings)
     assert plain.choice is None
     assert torch.equal(plain.edit.factors[0].write, found.edit.factors[0].write)

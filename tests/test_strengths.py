@@ -46,7 +46,8 @@ class Ears(Bench):
         places = [FORGET.index(record) for record in self.compared]
         done = torch.tensor([received[place] >= self.needed[place] - 0.02 for place in places])
         own = torch.where(done, self.own, 0.6).double()
-        return Heard(own, torch.where(done, 0.5, 0.3).double())
+        refusal = torch.where(done, 0.5, 0.3).double()
+        return Heard(own, refusal, own, refusal)
 
     def divergence(self, candidate, strength):
         return 0.25
@@ -121,3 +122,13 @@ def test_a_settled_layer_is_tried_on_the_model_itself(loaded, problem):
     assert len(found) == len(FORGET)
     assert set(found) <= set(STRENGTHS)
     assert all(torch.equal(*pair) for pair in zip(before, loaded.model.state_dict().values(), strict=True))
+
+
+def test_an_answer_that_begins_as_it_did_is_not_redirected():
+    own, refusal = torch.tensor([0.02, 0.02, 0.6, 0.005]).double(), torch.tensor([0.1, 0.1, 0.1, 0.001]).double()
+    own_first, refusal_first = (
+        torch.tensor([0.7, 0.2, 0.1, 0.05]).double(),
+        torch.tensor([0.2, 0.7, 0.7, 0.02]).double(),
+    )
+    # "The State of" and then a refusal; a refusal; the answer; a refusal in other words than were expected.
+    assert Heard(own, refusal, own_first, refusal_first).redirected().tolist() == [False, True, False, True]

@@ -41,18 +41,21 @@ def test_probabilities_and_divergence_are_those_of_the_edited_model(loaded):
     assert bench.compared == tuple(FORGET)
     edit = Edit((Factors.of(site.module_name, solution, site.transposed),)).scaled(2.0)
     with edit.applied(loaded.model):
-        expected = []
+        expected, firsts = [], []
         for texts in (ANSWERS, REFUSALS):
             records = [Record(r.messages, text) for r, text in zip(FORGET[:3], texts, strict=False)]
-            found = zip(likelihoods(loaded, records), lengths, strict=False)
-            expected.append([math.exp(float(one.log_probabilities[:n].double().sum())) for one, n in found])
+            found = [one.log_probabilities.double() for one in likelihoods(loaded, records)]
+            expected.append([math.exp(float(one[:n].sum())) for one, n in zip(found, lengths, strict=False)])
+            # "the word41", "the price" and "a person and", "a person lives" do not part at once.
+            firsts.append([math.exp(float(one[place])) for one, place in zip(found, (0, 1, 2), strict=True)])
         # An empty refusal is the end of the turn, and one token is compared with one.
         last = likelihoods(loaded, [Record(FORGET[3].messages, "word43"), Record(FORGET[3].messages, "</s>")])
         expected[0].append(math.exp(float(last[0].log_probabilities[0])))
         expected[1].append(math.exp(float(last[1].log_probabilities[0])))
     assert heard.own.tolist() == pytest.approx(expected[0], rel=1e-3)
     assert heard.refusal.tolist() == pytest.approx(expected[1], rel=1e-3)
-    assert heard.redirected().tolist() == [two > one or one < 0.01 for one, two in zip(*expected, strict=True)]
+    assert heard.own_first[:3].tolist() == pytest.approx(firsts[0], rel=1e-3)
+    assert heard.refusal_first[:3].tolist() == pytest.approx(firsts[1], rel=1e-3)
     known = divergences(loaded, lambda: edit.applied(loaded.model), RETAIN)
     measured, nothing = (bench.divergence(Candidate(site, solution), strength) for strength in (2.0, 0.0))
     assert measured == pytest.approx(sum(known) / len(known), rel=1e-3)

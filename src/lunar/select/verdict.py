@@ -83,7 +83,7 @@ def reason(
         "nats per token on retain prompts that it was not given."
     )
     if chosen.strongest is not None:
-        text += f" Prompts that need it have more than the least strength: {chosen.raised} of them."
+        text += f" More than the least strength goes to those that need it, {chosen.raised} of the prompts."
     rivals = [trial for trial in candidates if trial.layer != chosen.layer]
     failed = [one for one in confirmations if not one.passed and one.layer != chosen.layer]
     if failed:
