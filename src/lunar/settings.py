@@ -85,9 +85,6 @@ class Settings:
         layer: decoder layer to edit, negative from the end; "auto" searches, "paper" takes the paper's selector.
         strength: factor on the wanted change; 1 moves the forget prompts onto the reference, 0 changes nothing. None is
             the smallest that redirects where the layer is searched for, else 1.
-        strengths: one per forget prompt, in their order, for a target that asks for at least so much; `strength` is
-            then the smallest of them. What a search found is put here, so that a recipe gives the same edit again.
-            Empty: `strength` for all.
         ridge: λ relative to the mean of A's diagonal; larger means smaller and less exact edits.
         tail: how many of the last prompt tokens are redirected; None takes the target's usual number.
         redirect_answers: redirect the tokens of the forget answers too, where answers are given.
@@ -101,12 +98,14 @@ class Settings:
             neighbours are then pinned in these forms. More recognise unseen phrasings. None is `REWORDINGS` for the
             target shift beside neighbours and at most `FEW` forget prompts, which many are not in need of, else 0.
         seed: for whatever draws random numbers; here, the invented names.
+        strengths: one per forget prompt, in their order, for a target that asks for at least so much; `strength` is
+            then the smallest of them. What a search found is put here, so that a recipe gives the same edit again.
+            Empty: `strength` for all.
     """
 
     target: str = "shift"
     layer: int | str = "auto"
     strength: float | None = None
-    strengths: tuple[float, ...] = ()
     ridge: float = 1e-4
     tail: int | None = None
     redirect_answers: bool = False
@@ -115,6 +114,7 @@ class Settings:
     neighbours: int | None = None
     rewordings: int | None = None
     seed: int = 0
+    strengths: tuple[float, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """By name, in the form of JSON and TOML."""
