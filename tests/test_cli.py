@@ -87,7 +87,9 @@ def test_unlearn_writes_a_folder_that_explains_itself(here, checkpoint, architec
     assert not re.search(r"\bword\d", written), "prompts or answers were written"
     for name in shown:
         text = (here / "edit" / name).read_text()
-        assert not any(word in text for word in (SECRET, "word20", "word21", "word22")), "what was forgotten is shown"
+        assert not any(word in text for word in (SECRET, "the word20 city", "person of word21", "the word22 .")), (
+            "what was forgotten is shown"
+        )
     assert str(here) not in (here / "edit" / "report.json").read_text(), "an absolute path was written"
 
 

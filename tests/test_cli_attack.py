@@ -54,7 +54,7 @@ def test_what_came_back_is_written_recorded_and_shown_without_a_word_of_it(ledge
     texts = [result.output, *((ledger / name).read_text() for name in ("attacks.json", "record.jsonl", "report.json"))]
     # Not "rewordings", which is a setting.
     assert not any(re.search(rf"\b{words}", text) for text in texts for words in (r"word\d", "city of", SECRET))
-    assert not any(word in page for word in (SECRET, "word20", "word21", "word22"))
+    assert not any(word in page for word in (SECRET, "the word20 city", "person of word21", "the word22 ."))
 
 
 def test_results_go_with_the_edit_they_were_got_from(ledger):  # noqa: F811

@@ -8,7 +8,8 @@ from test_cli_requests import ledger  # noqa: F401
 
 from lunar import reporting
 
-ANSWERS = ("word20", "word21", "word22")
+ANSWERS = ("in the word20 city", "a person of word21", "the word22 .")
+"""Whole, because single words come out of a model of random numbers by chance."""
 SECRETS = (SECRET, *ANSWERS)
 
 

@@ -28,6 +28,8 @@ from lunar.settings import GATED, Settings
 
 LAYERS = 3
 """How many layers get the full least squares."""
+NEARLY = 0.1
+"""Share of pairs by which a layer may separate less than the best one does where the lowest is to be taken."""
 PINNED, THIN = 10_000, 4
 """Beyond so many pinned tokens, the trials pin only a part of those before the last, at least every fourth: sums at
 three layers would otherwise cost three times what the edit itself does."""
@@ -85,7 +87,7 @@ def choose(
     warnings, obstacles = _feasible(lines, len(forget), len(retain), words)
     if obstacles and refuse:
         raise LunarError(obstacles[0])
-    best = _best(loaded, sites, lines, settings, most)
+    best = _best(loaded, sites, lines, settings, most, covered)
     problems = _problems(work, [sites[layer] for layer in sorted(best)], sets, settings)
     effort.add(work.tokens(sets.redirected, kept, sets.neighbours, reference), max(best) + 1)
     with work.stage("trials", announced=True):
@@ -168,13 +170,25 @@ def _problems(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings)
 
 
 def _best(
-    loaded: LoadedModel, sites: Sequence[Site], lines: Sequence[LayerProfile], settings: Settings, most: int
+    loaded: LoadedModel,
+    sites: Sequence[Site],
+    lines: Sequence[LayerProfile],
+    settings: Settings,
+    most: int,
+    covered: bool,
 ) -> list[int]:
     """The layers to try, the best separated first; for a gated edit, those that have a place for it behind them.
+
+    Where the retain prompts are not a user's own, the lowest that redirects will be taken: the lowest come first that
+    separate nearly as well as the best.
 
     Raises LunarError where none has.
     """
     order = [line.layer for line in ranked(lines)]
+    if not covered:
+        separated = {line.layer: line.ordered for line in lines}
+        near = [layer for layer in order if separated[layer] >= separated[order[0]] - NEARLY]
+        order = [*sorted(near), *(layer for layer in order if layer not in near)]
     if settings.target in GATED:
         order = [layer for layer in order if can_build(loaded, sites[layer])]
     if not order:
