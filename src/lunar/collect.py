@@ -110,8 +110,7 @@ class Problem:
     def _terms(self, settings: Settings) -> tuple[targets.Term, ...]:
         weights = self._weights(settings)
         terms = targets.build(settings.target, self.mean.mean(), self.residual, self.position, weights)
-        least = torch.ones(len(self.inner), dtype=torch.float64) if self.least is None else self.least
-        least = torch.where(self.reworded, targets.REWORDED * least, least)
+        least = targets.least_shares(self.least, self.reworded)
         return tuple(term if term.group is None else replace(term, least=least) for term in terms)
 
     def may_get_more(self, settings: Settings) -> bool:
@@ -141,7 +140,7 @@ class Problem:
         last = self.position == 0
         weights = self._weights(settings)[last]
         term = self._terms(settings)[0] if settings.target in LINEAR else None
-        group, least = (None, None) if term is None or term.group is None else (term.group, term.least)
+        group, least = (None, None) if term is None else (term.group, term.least)
         found = gate(
             self.moments,
             self.inner[last],

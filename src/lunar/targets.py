@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lunar.errors import LunarError
@@ -38,6 +38,12 @@ class Term:
     gain: float = 1.0
     group: Int[Tensor, " rows"] | None = None
     least: Float[Tensor, " rows"] | None = None
+
+
+def least_shares(least: Float[Tensor, " rows"] | None, reworded: Bool[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+    """What rows are to get at least: what their prompts are (None is 1 for all), or `REWORDED` of it in other words."""
+    given = torch.ones(len(reworded), dtype=torch.float64) if least is None else least.double()
+    return torch.where(reworded, REWORDED * given, given)
 
 
 def mean_shift(

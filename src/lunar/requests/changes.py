@@ -202,17 +202,9 @@ def _joined(
     """A request collected and solved together with those of the state; its neighbours bear the names in `named`."""
     shared, settings = replace(state.shared, asked=state.shared.asked + 1), state.shared.settings
     forget = deduplicate(forget)
-    name = _free_name(state, shared, name, forget)
     beside = neighbours_of(forget, named, settings)
     ids = [prompt_id(state.key, record) for record in forget]
-    time = datetime.now(UTC).isoformat(timespec="seconds")
-    asked = prompts_id(state.key, ids)
-    id = request_id(state.key, asked, shared.asked)
-    request = Request(id, name, time, len(forget), len(beside), not forget_moments, asked)
-    for one in state.requests:
-        if one.asked == request.asked:
-            do = "undo it first, or leave it as it is" if one.kept else "nothing was kept of it, so leave it as it is"
-            raise LunarError(f"These prompts are the request {one.name} of the ledger already: {do}.")
+    request = _request(state, shared, _free_name(state, shared, name, forget), ids, len(beside), not forget_moments)
     # A first request was checked by the search for its layer.
     warnings, words = _asked(work, forget, shared) if action == "add" else ([], None)
     part = gather_part(work, shared.site, forget, beside, settings, state.key, released)
@@ -258,6 +250,17 @@ def _joined(
         found=found,
         warnings=tuple(warnings),
     )
+
+
+def _request(state: State, shared: Shared, name: str, ids: Sequence[bytes], neighbours: int, kept: bool) -> Request:
+    """What a ledger lists; LunarError where it has a request of the same prompts already."""
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    asked = prompts_id(state.key, ids)
+    for one in state.requests:
+        if one.asked == asked:
+            do = "undo it first, or leave it as it is" if one.kept else "nothing was kept of it, so leave it as it is"
+            raise LunarError(f"These prompts are the request {one.name} of the ledger already: {do}.")
+    return Request(request_id(state.key, asked, shared.asked), name, time, len(ids), neighbours, kept, asked)
 
 
 def _alone(work: Work, joint: Joint, part: Part, shared: Shared) -> Problem:

@@ -171,8 +171,7 @@ class Part:
     def least_of(self, tokens: Bool[Tensor, " tokens"]) -> Float[Tensor, " chosen"]:
         """The least shares of some tokens: of their prompts, or less where these are rewordings."""
         prompts = self.prompt[tokens]
-        least = torch.ones(len(prompts), dtype=torch.float64) if self.least is None else self.least[prompts].double()
-        return torch.where(self.given[prompts] == prompts, least, targets.REWORDED * least)
+        return targets.least_shares(None if self.least is None else self.least[prompts], self.given[prompts] != prompts)
 
     def order(self) -> bytes:
         """By what parts are sorted before they are summed: their content and nothing else."""
