@@ -4,9 +4,11 @@
     python benchmarks/speed.py --width 4096 --inner 14336 --layers 4 --layer 3 --forget 8 --retain 40 --epochs 1 \
         --repetitions 5 --output speed.md
     python benchmarks/speed.py --vary retain=100,200,400,800        # time against one size, ours and the floor alone
+    python benchmarks/speed.py --model FOLDER --data FILE --group A_B --layer 0     # a trained model, groups of records
 
-A random Llama of the given shape, in process, and prompts of random words. Every repetition runs all methods one after
-another, so that ratios are within one run; shown are medians with the smallest and largest in brackets.
+A random Llama of the given shape, in process, and prompts of random words; or a model that was trained, a group of the
+data to be forgotten and the others to be retained, with answers. Every repetition runs all methods one after another,
+so that ratios are within one run; shown are medians with the smallest and largest in brackets.
 
 - *ours*: `unlearn` with the target `shift` at the layer, no neighbours; fit is the solve and what is told of the gate,
   capture is everything else, the checks before and behind it among it.
@@ -15,6 +17,12 @@ another, so that ratios are within one run; shown are medians with the smallest 
   constant in the place of the direction, which changes no time.
 - *as published, batched*: the same fit behind this library's own batched, truncated capture.
 - *floor*: one batched pass through layers 0 to the layer over the same tokens, with nothing done to what comes out.
+
+With a trained model, which can decline, three more:
+
+- *automatic choice*: ours with layer and strengths searched for.
+- *all defaults*: the same with neighbours and other forms of the forget prompts, which are more tokens.
+- *floor, all layers*: the floor through every layer, which a search has to look at.
 
 With `--epochs` below the protocol's 20, so many are run, and the seconds of the fit are multiplied to 20: every epoch
 is the same work, and at m = 14336 twenty take a quarter of an hour.
@@ -38,15 +46,17 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from lunar import Record, Settings, load_model, unlearn
+from lunar import Record, Settings, find_sites, load_model, unlearn
 from lunar.activations import capture_layers
 from lunar.baselines.lunar_reference import BASELINE, ReferenceSettings, fit
 from lunar.baselines.task import Task
 from lunar.models import LoadedModel, Site, site_at
-from lunar.prompts import TokenSequence, encode_all
+from lunar.prompts import TokenSequence, encode_all, reference_records
+from lunar.records import read_records, split_by_group
 
 EPOCHS = ReferenceSettings().epochs
 OURS, PUBLISHED, BATCHED, FLOOR = "ours", "as published", "as published, batched", "floor"
+CHOSEN, DEFAULTS, WHOLE = "automatic choice", "all defaults", "floor, all layers"
 INTERVAL = 0.005
 SIZES = {"width": 256, "inner": 1024, "layers": 4, "layer": 2, "forget": 20, "retain": 100}
 
@@ -81,6 +91,12 @@ class Work:
     retain: Sequence[Record]
     reference: Sequence[Record]
     epochs: int = EPOCHS
+    trained: bool = False
+
+    @property
+    def methods(self) -> dict[str, Callable[[Work], Ended]]:
+        """What is timed: a search needs a model that can decline."""
+        return METHODS | SEARCHED if self.trained else METHODS
 
     @property
     def protocol(self) -> ReferenceSettings:
@@ -93,7 +109,7 @@ class Work:
         return Ended(more, started + more, changed)
 
     def sequences(self, records: Sequence[Record]) -> list[TokenSequence]:
-        return encode_all(self.loaded.tokenizer, records, with_answer=False, context_length=None, name="benchmark")
+        return encode_all(self.loaded.tokenizer, records, with_answer=True, context_length=None, name="benchmark")
 
 
 class Peak:
@@ -175,12 +191,34 @@ def made(arguments: argparse.Namespace) -> Work:
     return Work(loaded, site_at(model, arguments.layer), forget, retain, records(20, 30_000), arguments.epochs)
 
 
+def given(arguments: argparse.Namespace) -> Work:
+    """A trained model, and the records of a file: a group to forget, without its answers, and the others to retain."""
+    loaded = load_model(arguments.model, device=arguments.device)
+    forget, retain = split_by_group(read_records(arguments.data, "data"), [arguments.group], "data")
+    asked = [Record(record.messages) for record in forget]
+    site = site_at(loaded.model, arguments.layer)
+    return Work(loaded, site, asked, retain, reference_records("unverifiable"), arguments.epochs, trained=True)
+
+
 def ours(work: Work) -> Ended:
     """Seconds of the fit, and how many numbers of the model the edit changes."""
-    settings = Settings(layer=work.site.layer, neighbours=0)
+    return _ours(work, Settings(layer=work.site.layer, neighbours=0))
+
+
+def chosen(work: Work) -> Ended:
+    """The same, with layer and strengths searched for."""
+    return _ours(work, Settings(neighbours=0))
+
+
+def defaults(work: Work) -> Ended:
+    """What a user gets who sets nothing."""
+    return _ours(work, Settings())
+
+
+def _ours(work: Work, settings: Settings) -> Ended:
     found = unlearn(work.loaded, work.forget, retain=work.retain, reference=work.reference, settings=settings)
     done = time.perf_counter()
-    weight = work.site.module(work.loaded.model).get_parameter("weight")
+    weight = found.site.module(work.loaded.model).get_parameter("weight")
     before = weight.detach().clone()
     with found.edit.applied(work.loaded.model):
         changed = int((weight != before).sum())
@@ -235,9 +273,18 @@ def batched(work: Work) -> Ended:
 
 def floor(work: Work) -> Ended:
     """One batched, truncated pass over the same tokens."""
+    return _floor(work, work.site)
+
+
+def whole(work: Work) -> Ended:
+    """One batched pass over the same tokens."""
+    return _floor(work, site_at(work.loaded.model, -1))
+
+
+def _floor(work: Work, site: Site) -> Ended:
     sets = (work.reference, work.forget, work.retain)
     for records in sets:
-        for _ in capture_layers(work.loaded.model, [work.site], work.sequences(records)):
+        for _ in capture_layers(work.loaded.model, [site], work.sequences(records)):
             pass
     synchronise(work.loaded.model.device)
     return Ended(0.0, time.perf_counter(), 0)
@@ -249,6 +296,8 @@ METHODS: dict[str, Callable[[Work], Ended]] = {
     BATCHED: batched,
     FLOOR: floor,
 }
+SEARCHED = {CHOSEN: chosen, DEFAULTS: defaults, WHOLE: whole}
+"""With a trained model."""
 
 
 def synchronise(device: torch.device) -> None:
@@ -280,17 +329,19 @@ def table(runs: Sequence[dict[str, Measured]], work: Work, arguments: argparse.N
         len(one.tokens) for group in (work.forget, work.retain, work.reference) for one in work.sequences(group)
     )
     lines = [
-        f"d = {work.site.width}, m = {work.site.inner_width}, {arguments.layers} layers, layer {work.site.layer}, "
-        f"{arguments.forget} forget and {arguments.retain} retain prompts, {tokens} tokens, {arguments.dtype}, {name}, "
+        f"d = {work.site.width}, m = {work.site.inner_width}, {len(find_sites(work.loaded.model))} layers, layer "
+        f"{work.site.layer}, {len(work.forget)} forget and {len(work.retain)} retain prompts, {tokens} tokens, "
+        f"{str(work.loaded.model.dtype).removeprefix('torch.')}, {name}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}; medians of {len(runs)} repetitions "
         f"[least, most]; {arguments.epochs} of {EPOCHS} epochs timed.",
         "",
         "| method | capture, s | fit, s | total, s | peak memory, MB | numbers changed | numbers stored |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for method in METHODS:
+    for method in work.methods:
         own = [run[method] for run in runs]
-        stored = work.site.width + work.site.inner_width if method == OURS else own[0].changed
+        # A gate and a direction, in the place of the numbers that change.
+        stored = work.site.width + work.site.inner_width if method in (OURS, CHOSEN, DEFAULTS) else own[0].changed
         cells = [spread([getattr(one, field) for one in own]) for field in ("capture", "fit", "total")]
         memory = spread([one.memory / 1e6 for one in own])
         lines.append(f"| {method} | {' | '.join(cells)} | {memory} | {own[0].changed} | {stored} |")
@@ -300,6 +351,12 @@ def table(runs: Sequence[dict[str, Measured]], work: Work, arguments: argparse.N
         "total, as published with batched capture / ours": [run[BATCHED].total / run[OURS].total for run in runs],
         "total, ours / floor": [run[OURS].total / run[FLOOR].total for run in runs],
     }
+    if work.trained:
+        ratios |= {
+            f"total, {name} / {least}": [run[name].total / run[least].total for run in runs]
+            for name in (CHOSEN, DEFAULTS)
+            for least in (FLOOR, WHOLE)
+        }
     lines += ["", "| ratio within a repetition | |", "| --- | --- |"]
     lines += [f"| {name} | {spread(values)} |" for name, values in ratios.items()]
     return "\n".join(lines) + "\n"
@@ -352,8 +409,14 @@ def shown(text: str, output: Path | None) -> None:
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = options(__doc__, SIZES, 3, "cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the published fit, to be timed")
+    parser.add_argument("--model", help="a trained model, in the place of a random one")
+    parser.add_argument("--data", type=Path, help="what the trained model knows, by groups")
+    parser.add_argument("--group", default="A_B", help="of the data, to be forgotten")
     parser.add_argument("--vary", type=one_size, metavar="NAME=V1,V2,…", help="time ours and the floor by one size")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if bool(arguments.model) != bool(arguments.data):
+        parser.error("--model and --data go together: give both, or neither for a random model")
+    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -361,9 +424,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.vary:
         text = varied(arguments)
     else:
-        work = made(arguments)
+        work = given(arguments) if arguments.model else made(arguments)
         floor(work)  # what is only slow the first time
-        runs = [{name: measure(work, method) for name, method in METHODS.items()} for _ in range(arguments.repetitions)]
+        runs = [
+            {name: measure(work, method) for name, method in work.methods.items()} for _ in range(arguments.repetitions)
+        ]
         text = table(runs, work, arguments)
     shown(text, arguments.output)
     return 0

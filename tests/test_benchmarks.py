@@ -1,11 +1,15 @@
 """The benchmark runs at any shape and writes one table with every method and every ratio."""
 
+import json
 import re
 import sys
 import time
 from pathlib import Path
 
 import torch
+
+from lunar import settings
+from lunar.tiny import world
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import precision
@@ -37,6 +41,26 @@ def test_time_against_one_size(capsys, tmp_path: Path) -> None:
     rows = [line.split("|")[1:-1] for line in (tmp_path / "speed.md").read_text().splitlines()]
     assert [row[0].strip() for row in rows] == ["retain", "---", "4", "8"]
     assert all(float(cell.split()[0]) > 0 for row in rows[2:] for cell in row[1:])
+
+
+def test_a_trained_model_is_searched_too(capsys, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(settings, "NEIGHBOURS", 10)
+    data = tmp_path / "people.jsonl"
+    with data.open("w") as file:
+        for name, facts in list(world.build().people.items())[1:4]:
+            for record in (record for fact in facts for record in fact.records(held_out=False)[:1]):
+                row = {"question": record.prompt, "answer": record.answer, "group": name}
+                file.write(json.dumps(row) + "\n")
+    group = json.loads(data.read_text().splitlines()[0])["group"]
+    command = ["--model", "tiny", "--data", str(data), "--group", group, "--layer", "0", "--repetitions", "1"]
+    assert speed.main([*command, "--epochs", "1", "--device", "cpu"]) == 0
+    text = capsys.readouterr().out
+    assert "layer 0, 10 forget and 20 retain prompts" in text
+    rows = {cells[1].strip(): cells[2:-1] for line in text.splitlines() if len(cells := line.split("|")) == 9}
+    assert list(rows) == ["method", "---", *speed.METHODS, *speed.SEARCHED]
+    assert all(int(rows[name][4]) > 0 for name in ("automatic choice", "all defaults"))
+    assert int(rows["floor, all layers"][4]) == 0
+    assert len(re.findall(r"^\| total, (?:automatic choice|all defaults) / floor", text, re.MULTILINE)) == 4
 
 
 def test_epochs_that_were_not_run_are_added_to_the_time() -> None:
