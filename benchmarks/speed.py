@@ -363,16 +363,17 @@ def table(runs: Sequence[dict[str, Measured]], work: Work, arguments: argparse.N
 
 
 def varied(arguments: argparse.Namespace) -> str:
-    """Markdown: seconds of ours and of the floor, and their ratio, by the values of one size."""
+    """Markdown: seconds of ours and of the floor, their ratio, and memory, by the values of one size."""
     name, values = arguments.vary
-    lines = [f"| {name} | ours, s | fit, s | floor, s | ours / floor |", "| --- | --- | --- | --- | --- |"]
+    titles = [name, "ours, s", "fit, s", "floor, s", "ours / floor", "peak memory of ours, MB"]
+    lines = [f"| {' | '.join(titles)} |", "| --- " * len(titles) + "|"]
     for value in values:
         work = made(argparse.Namespace(**vars(arguments) | {name: value}))
         floor(work)
         runs = [(measure(work, ours), measure(work, floor)) for _ in range(arguments.repetitions)]
         cells = [[own.total for own, _ in runs], [own.fit for own, _ in runs], [least.total for _, least in runs]]
-        ratio = [own.total / least.total for own, least in runs]
-        lines.append(f"| {value} | {' | '.join(spread(one) for one in (*cells, ratio))} |")
+        ratio, memory = [own.total / least.total for own, least in runs], [own.memory / 1e6 for own, _ in runs]
+        lines.append(f"| {value} | {' | '.join(spread(one) for one in (*cells, ratio, memory))} |")
     return "\n".join(lines) + "\n"
 
 
