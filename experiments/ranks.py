@@ -4,9 +4,9 @@
         [--architecture llama] [--device cuda]
 
 For every group, layer and strength are searched for, and the edit's change is cut to its k largest singular values. A
-rank is enough if forget, retain, unseen groups and unseen facts are each within 0.005 of the whole edit's, and so they
-are with every rank above it. A finished cell is a file in DIR/cells and is not run again. Afterwards DIR holds
-`table.md`.
+rank is enough if forget, retain, unseen groups and unseen facts are none of them worse than the whole edit's by more
+than 0.005, and neither are they with any rank above it. A finished cell is a file in DIR/cells and is not run again.
+Afterwards DIR holds `table.md`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lunar.metrics.rouge import rouge1
 
 RANKS = (1, 2, 4, 8, 16)
 AS_GOOD = 0.005
-"""By which a score may differ from the whole edit's."""
+"""By which a score may be worse than the whole edit's."""
 LARGE = (4096, 14336)
 """d and m of a model of 8 billion parameters."""
 
@@ -55,11 +55,13 @@ def scores(loaded: LoadedModel, edit: Edit, request: Request) -> dict[str, float
 
 
 def enough(found: Mapping[str, Mapping[str, float]]) -> int:
-    """The smallest rank from which on every score is as good as that of the whole edit."""
+    """The smallest rank from which on every score is as good as that of the whole edit, or better."""
     *_, whole = found.values()
+    # What is forgotten is to score low, everything else high.
+    sign = {name: 1.0 if name == "forget" else -1.0 for name in whole}
     least = len(found) - 1
     for place, one in reversed(list(enumerate(found.values()))):
-        if any(abs(one[name] - whole[name]) > AS_GOOD for name in whole):
+        if any(sign[name] * (one[name] - whole[name]) > AS_GOOD for name in whole):
             break
         least = place
     return int(list(found)[least])

@@ -253,6 +253,10 @@ def test_ranks_are_cut_and_the_smallest_that_is_enough_is_told(toy, monkeypatch,
     assert ranks.enough(found(0.5, 0.1, 0.0, 0.004, 0.0)) == 4
     assert ranks.enough(found(0.0, 0.1, 0.0)) == 4
     assert ranks.enough(found(0.0, 0.0)) == 1
+    # Better than the whole edit is as good.
+    better = {"1": {"forget": 0.0, "retain": 1.0}, "2": {"forget": 0.1, "retain": 0.9}}
+    assert ranks.enough(better) == 1
+    assert ranks.enough({"1": {"forget": 0.0, "retain": 0.9}} | {"2": {"forget": 0.1, "retain": 1.0}}) == 2
 
 
 def test_a_cut_change_is_the_best_of_its_rank(checkpoint):
