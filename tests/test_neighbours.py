@@ -5,7 +5,7 @@ import random
 import pytest
 
 from lunar import names
-from lunar.neighbours import name_spans, neighbours, replace_spans
+from lunar.neighbours import about_the_same, name_spans, neighbours, replace_spans
 from lunar.records import Record
 
 
@@ -78,3 +78,17 @@ def test_invented_names_keep_their_shape_or_become_words():
         scrambled = names.scramble("Abcdef 123 SA", rng)
         assert scrambled != "Abcdef 123 SA"
         assert len(scrambled.split()) == 3
+
+
+def test_one_question_that_names_a_part_is_about_what_the_others_name():
+    def asked(*names: str) -> list[Record]:
+        return [Record.of(f"What was agreed by {' and '.join(names)} in year {year}?") for year in (1998, 1999)]
+
+    contract, party, other = asked("Ada Ltd", "Bob Inc"), asked("Ada Ltd")[:1], asked("Ada Ltd", "Cid Plc")
+    retained = [*other, Record.of("Where do Ada Ltd and Bob Inc meet?"), Record.of("Where is Dan Corp?")]
+    assert about_the_same([*contract, *party], retained) == retained[2:3]
+    # Most questions about somebody name nobody else, and the rest are about the same person.
+    assert about_the_same([*asked("Ada Ltd"), *contract[:1]], retained) == retained[:3]
+    # Where none is named more often than the others, each counts.
+    assert about_the_same([*party, *contract[:1]], retained) == retained[:3]
+    assert about_the_same([Record.of("what was agreed?")], retained) == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from lunar import names
@@ -121,14 +122,20 @@ def neighbours(records: Sequence[Record], retain: Sequence[Record], count: int, 
 
 
 def about_the_same(records: Sequence[Record], others: Sequence[Record]) -> list[Record]:
-    """Those among others that name all that some record names, letter case aside; one without names is about nobody."""
-    wanted = {frozenset(name.casefold() for name in prompt_names(record.prompt)) for record in records} - {frozenset()}
-    found = []
-    for other in others:
-        names = {name.casefold() for name in prompt_names(other.prompt)}
-        if any(one <= names for one in wanted):
-            found.append(other)
-    return found
+    """Those among others that name all that some record names, letter case aside; one without names is about nobody.
+
+    A record that names a part only of what more records name is about these as well, and counts with them: that one of
+    twenty questions about a contract names one of its parties says nothing of that party's other contracts.
+    """
+    named = Counter(_named(record) for record in records)
+    wanted = [
+        one for one, count in named.items() if one and not any(one < more and named[more] > count for more in named)
+    ]
+    return [other for other in others if any(one <= _named(other) for one in wanted)]
+
+
+def _named(record: Record) -> frozenset[str]:
+    return frozenset(name.casefold() for name in prompt_names(record.prompt))
 
 
 def _shares(record: Record, ours: set[str]) -> bool:

@@ -120,9 +120,9 @@ def add(
         state: of the ledger.
         loaded: the model that the ledger was started with; left as it was.
         forget: prompts to forget; answers are needed only for `redirect_answers`.
-        retain: what the ledger was started with. Those about the same as the request, which name all that one of its
-            prompts names, are released; the names of the others are put into neighbours (invented names otherwise).
-            The model sees the released ones only.
+        retain: what the ledger was started with. Those about the same as the request (`about_the_same`) are released;
+            the names of the others are put into neighbours (invented names otherwise). The model sees the released
+            ones only.
         name: to take it back by; "request-N" if none is given.
         forget_moments: keep the request's change and nothing else of it: it cannot be taken back.
         progress: called with each stage.
