@@ -180,10 +180,10 @@ def check_disjoint(forget: Sequence[Record], retain: Sequence[Record]) -> None:
     ]
     if shared:
         count = len({first for first, _ in shared})
-        what = "prompt is" if count == 1 else "prompts are"
+        what, they = ("prompt is", "it") if count == 1 else ("prompts are", "each")
         raise LunarError(
             f"The forget and retain data must not overlap, but {count} {what} in both,"
-            f" first forget record {shared[0][0]} and retain record {shared[0][1]}: take it out of one of them."
+            f" first forget record {shared[0][0]} and retain record {shared[0][1]}: take {they} out of one of them."
         )
 
 

@@ -220,7 +220,8 @@ def files(folder: Path, model: str) -> Text:
     """Where the output is and how to try it."""
     command = shlex.join(["lunar", "ask", model, "--edit", str(folder)])
     return Text(
-        f"Files: {folder} (report.html, edit.safetensors, edit.json, recipe.toml, report.json)\n"
+        f"Files: {folder} (report.html, report.json, edit.safetensors, edit.json, recipe.toml; as sensitive as the "
+        "data: ledger.json, kept, record.*)\n"
         f'Try it: {command} "a question"'
     )
 

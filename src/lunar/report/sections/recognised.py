@@ -36,8 +36,8 @@ def recognised(contents: Contents) -> Section | None:
         "recognised",
         "What the edit recognises",
         [
-            "The edit works in proportion to a gate value that it reads off every question: about 1 is redirected to "
-            "“I don't know”, about 0 is left alone.",
+            "The edit works in proportion to a gate value that it reads off every question: about 1 or more is "
+            "redirected to “I don't know”, about 0 is left alone.",
         ],
         [_plot(found)],
         [_table(found)],

@@ -93,7 +93,7 @@ def _plot(found: Scores, metrics: list[str]) -> Plot:
                 "visible": metric == metrics[0],
                 "x": [0.5] * len(without),
                 "y": without,
-                "text": ["no known answers to compare with"] * len(without),
+                "text": ["no known answers"] * len(without),
                 "textfont": {"color": GREY},
                 "showlegend": False,
                 "hoverinfo": "skip",
