@@ -1,7 +1,7 @@
 """Seconds, peak memory and numbers changed: this library's edit beside LUNAR as published, and beside the floor.
 
     python benchmarks/speed.py                         # a minute or two on a small model
-    python benchmarks/speed.py --width 4096 --inner 14336 --layers 4 --layer 3 --forget 8 --retain 40 --epochs 1 \
+    python benchmarks/speed.py --width 4096 --inner 14336 --layers 4 --layer 2 --forget 12 --retain 60 --epochs 1 \
         --repetitions 5 --output speed.md
     python benchmarks/speed.py --vary retain=100,200,400,800        # time against one size, ours and the floor alone
     python benchmarks/speed.py --model FOLDER --data FILE --group A_B --layer 0     # a trained model, groups of records
@@ -35,6 +35,7 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,6 +51,7 @@ from lunar import Record, Settings, find_sites, load_model, unlearn
 from lunar.activations import capture_layers
 from lunar.baselines.lunar_reference import BASELINE, ReferenceSettings, fit
 from lunar.baselines.task import Task
+from lunar.errors import LunarError
 from lunar.models import LoadedModel, Site, site_at
 from lunar.prompts import TokenSequence, encode_all, reference_records
 from lunar.records import read_records, split_by_group
@@ -417,6 +419,8 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if bool(arguments.model) != bool(arguments.data):
         parser.error("--model and --data go together: give both, or neither for a random model")
+    if arguments.model and arguments.vary:
+        parser.error("--vary changes the size of a random model: leave out either --vary or --model")
     return arguments
 
 
@@ -425,7 +429,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.vary:
         text = varied(arguments)
     else:
-        work = given(arguments) if arguments.model else made(arguments)
+        try:
+            work = given(arguments) if arguments.model else made(arguments)
+        except LunarError as error:
+            print(error, file=sys.stderr)
+            return 2
         floor(work)  # what is only slow the first time
         runs = [
             {name: measure(work, method) for name, method in work.methods.items()} for _ in range(arguments.repetitions)

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from lunar import settings
@@ -61,6 +62,20 @@ def test_a_trained_model_is_searched_too(capsys, monkeypatch, tmp_path: Path) ->
     assert all(int(rows[name][4]) > 0 for name in ("automatic choice", "all defaults"))
     assert int(rows["floor, all layers"][4]) == 0
     assert len(re.findall(r"^\| total, (?:automatic choice|all defaults) / floor", text, re.MULTILINE)) == 4
+
+
+@pytest.mark.parametrize("wrong", ["--model tiny", "--model tiny --data FILE --vary retain=4,8"])
+def test_a_trained_model_needs_its_data_and_has_one_size(wrong: str, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        speed.main(wrong.split())
+    assert ended.value.code == 2
+    assert "leave out" in capsys.readouterr().err if "--vary" in wrong else "go together" in capsys.readouterr().err
+
+
+def test_data_that_cannot_be_read_are_one_sentence(tmp_path: Path, capsys) -> None:
+    command = ["--model", "tiny", "--data", str(tmp_path / "nowhere.json"), "--device", "cpu"]
+    assert speed.main(command) == 2
+    assert "nowhere.json" in capsys.readouterr().err
 
 
 def test_epochs_that_were_not_run_are_added_to_the_time() -> None:

@@ -131,7 +131,8 @@ def about_the_same(records: Sequence[Record], others: Sequence[Record]) -> list[
     wanted = [
         one for one, count in named.items() if one and not any(one < more and named[more] > count for more in named)
     ]
-    return [other for other in others if any(one <= _named(other) for one in wanted)]
+    names = map(_named, others)
+    return [other for other, own in zip(others, names, strict=True) if any(one <= own for one in wanted)]
 
 
 def _named(record: Record) -> frozenset[str]:

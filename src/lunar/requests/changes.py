@@ -207,16 +207,8 @@ def _joined(
     request = _request(state, shared, _free_name(state, shared, name, forget), ids, len(beside), not forget_moments)
     # A first request was checked by the search for its layer.
     warnings, words = _asked(work, forget, shared) if action == "add" else ([], None)
-    part = gather_part(work, shared.site, forget, beside, settings, state.key, released)
-    each = [] if words is None else _least(work, state.joint, part, forget, words, shared)
-    if least is not None:
-        each = [least[record.messages] for record in forget]
-    if each:
-        part = replace(part, least=torch.tensor(each, dtype=torch.float64)[part.given])
-    if settings.target == HARDENED:
-        again = rewordings(forget, settings.rewordings_of(len(forget)), settings.seed)
-        sets = Sets(forget, named, beside, reference, again)
-        part = replace(part, hardened=_hardened(work, state.joint, part, sets, shared))
+    again = rewordings(forget, settings.rewordings_of(len(forget)), settings.seed)
+    part = _part(state, shared, work, Sets(forget, named, beside, reference, again), released, words, least)
     joint = replace(state.joint, parts={**state.joint.parts, request.id: part})
     with work.stage("solve", announced=True):
         gate, rows = joint.gates()[request.id], joint.counts()
@@ -250,6 +242,27 @@ def _joined(
         found=found,
         warnings=tuple(warnings),
     )
+
+
+def _part(
+    state: State,
+    shared: Shared,
+    work: Work,
+    sets: Sets,
+    released: Sequence[Record],
+    words: OwnWords | None,
+    least: Mapping[Messages, float] | None,
+) -> Part:
+    """What is kept of a request, with what each prompt is to get at least: known before, or found from `words`."""
+    part = gather_part(work, shared.site, sets.forget, sets.neighbours, shared.settings, state.key, released)
+    each = [] if words is None else _least(work, state.joint, part, sets.forget, words, shared)
+    if least is not None:
+        each = [least[record.messages] for record in sets.forget]
+    if each:
+        part = replace(part, least=torch.tensor(each, dtype=torch.float64)[part.given])
+    if shared.settings.target == HARDENED:
+        part = replace(part, hardened=_hardened(work, state.joint, part, sets, shared))
+    return part
 
 
 def _request(state: State, shared: Shared, name: str, ids: Sequence[bytes], neighbours: int, kept: bool) -> Request:
