@@ -286,7 +286,7 @@ def whole(work: Work) -> Ended:
 def _floor(work: Work, site: Site) -> Ended:
     sets = (work.reference, work.forget, work.retain)
     for records in sets:
-        for _ in capture_layers(work.loaded.model, [site], work.sequences(records)):
+        for _ in capture_layers(work.loaded.model, [site], work.sequences(records), share_prefixes=False):
             pass
     synchronise(work.loaded.model.device)
     return Ended(0.0, time.perf_counter(), 0)

@@ -214,6 +214,7 @@ class Work:
         with_answer: bool,
         last_only: bool = False,
         inner_only: bool = False,
+        distinct: bool = False,
         start: int = 0,
         share: tuple[int, int] = (0, 1),
         batch_size: int | None = None,
@@ -228,6 +229,7 @@ class Work:
             sequences,
             last_only=last_only,
             inner_only=inner_only,
+            distinct=distinct,
             start=start,
             share=share,
             batch_size=batch_size,
@@ -268,11 +270,19 @@ class Work:
         if share[1] > 1:
             processes.begin_share(large)
         for batch in self.capture(
-            name, sites, records, with_answer=True, inner_only=True, start=start, share=share, batch_size=batch_size
+            name,
+            sites,
+            records,
+            with_answer=True,
+            inner_only=True,
+            distinct=True,
+            start=start,
+            share=share,
+            batch_size=batch_size,
         ):
             for layer, rows in batch.items():
                 weights = pinned_weights(rows.from_end, rows.sequence, retain_weight, thin)
-                sums[layer].update(rows.inner[weights > 0], weights[weights > 0])
+                sums[layer].update(*rows.weighted(weights))
             if saved is not None:
                 size = len(next(iter(batch.values())).sequence.unique())
                 done += size

@@ -7,7 +7,9 @@ one output embedding, whatever it does to the logits behind it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +17,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lunar.activations import batches_by_length, check_sequences, evaluation_mode, input_device, pad
+from lunar.activations import (
+    Stage,
+    batch_of,
+    batches_by_length,
+    check_sequences,
+    each_call,
+    evaluation_mode,
+    planned_for,
+    stages,
+)
 from lunar.errors import LunarError
 from lunar.generation import end_tokens
 from lunar.memory import MOST, in_batches
@@ -23,6 +34,19 @@ from lunar.models import LoadedModel, context_length
 from lunar.progress import Progress
 from lunar.prompts import TokenSequence, encode_all
 from lunar.records import Record
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Passes that begin behind some layers.
+
+    Attributes:
+        layers: how many of the first layers do not run.
+        within: a context for the call of each stage of a batch, in which they do not.
+    """
+
+    layers: int
+    within: Callable[[Stage], AbstractContextManager[None]]
 
 
 def encode_answers(loaded: LoadedModel, records: Sequence[Record], name: str) -> list[TokenSequence]:
@@ -66,14 +90,16 @@ def proper_lengths(loaded: LoadedModel, sequences: Sequence[TokenSequence]) -> l
     return lengths
 
 
-def answer_logits(model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> list[Float[Tensor, "_ vocabulary"]]:
+def answer_logits(
+    model: PreTrainedModel, sequences: Sequence[TokenSequence], *, resume: Resume | None = None
+) -> list[Float[Tensor, "_ vocabulary"]]:
     """Float32 logits per sequence, one row for each token after its prompt, on the model's device.
 
-    They do not depend on the other sequences beyond rounding. Raises LunarError for a model without an output
-    embedding, or with one that does not run once per pass.
+    They do not depend on the other sequences beyond rounding. With `resume`, what sequences begin with alike is run
+    once. Raises LunarError for a model without an output embedding, or with one that does not run once per pass.
     """
     places = [range(sequence.prompt_length - 1, len(sequence.tokens) - 1) for sequence in sequences]
-    return _logits_at(model, sequences, places)
+    return _logits_at(model, sequences, places, resume)
 
 
 def prompt_logits(model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> Float[Tensor, "prompts vocabulary"]:
@@ -88,7 +114,10 @@ def prompt_logits(model: PreTrainedModel, sequences: Sequence[TokenSequence]) ->
 
 
 def _logits_at(
-    model: PreTrainedModel, sequences: Sequence[TokenSequence], places: Sequence[range]
+    model: PreTrainedModel,
+    sequences: Sequence[TokenSequence],
+    places: Sequence[range],
+    resume: Resume | None = None,
 ) -> list[Float[Tensor, "_ vocabulary"]]:
     head: Any = model.get_output_embeddings()
     if head is None:
@@ -96,25 +125,32 @@ def _logits_at(
             f"Expected a model with an output embedding, but {type(model).__name__} shows none: this architecture is "
             "not supported."
         )
-    # Right padding: tokens see only what stands before them, so that positions need no correction.
-    tokens, mask = pad([sequence.tokens for sequence in sequences], 0, "right", input_device(model))
+    tokens = [sequence.tokens for sequence in sequences]
+    # Right padding: tokens see only what stands before them. All that is asked for is in the last stage.
+    planned = stages(tokens) if resume is None else planned_for(model, tokens, min(own.start for own in places))
     lengths = [len(own) for own in places]
     sequence_of = [row for row, length in enumerate(lengths) for _ in range(length)]
-    place = [position for own in places for position in own]
+    place = [position - planned[-1].start for own in places for position in own]
 
     def select(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         # Before the head: logits at every position of a batch would be the largest tensor of all.
         return (inputs[0][sequence_of, place][None], *inputs[1:])
 
-    handle = head.register_forward_pre_hook(select)
-    arguments: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask}
-    if "use_cache" in inspect.signature(model.forward).parameters:
-        arguments["use_cache"] = False
-    try:
-        with torch.no_grad(), evaluation_mode(model):
-            logits: Tensor = model(**arguments).logits
-    finally:
-        handle.remove()
+    layers = 0 if resume is None else resume.layers
+    for stage, arguments in each_call(model, batch_of(model, tokens, 0, "right"), planned, skipped=layers):
+        within = nullcontext() if resume is None else resume.within(stage)
+        with torch.no_grad(), evaluation_mode(model), within:
+            if stage is not planned[-1]:
+                body: Any = model.base_model
+                body(**arguments)
+                continue
+            if "use_cache" not in inspect.signature(model.forward).parameters:
+                arguments.pop("use_cache")
+            handle = head.register_forward_pre_hook(select)
+            try:
+                logits: Tensor = model(**arguments).logits
+            finally:
+                handle.remove()
     if logits.shape[:2] != (1, len(place)):
         raise LunarError(
             f"Expected logits of {len(place)} positions from {type(model).__name__}, got the shape "

@@ -167,7 +167,7 @@ def _written_instead(
         return value.to(output, copy=True).reshape(output.shape)
 
     with _hooked(site.module(model).register_forward_hook(instead)):
-        return capture_all(model, site, sequences).residual.double().cpu()
+        return capture_all(model, site, sequences, share_prefixes=False).residual.double().cpu()
 
 
 def _goes_on(model: PreTrainedModel, site: Site, sequence: TokenSequence) -> bool:

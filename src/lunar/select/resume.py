@@ -8,7 +8,7 @@ prepared by the model itself, whatever its architecture. Knows nothing of record
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lunar.activations import Captured, capture_layers, evaluation_mode, input_device
+from lunar.activations import Captured, Stage, capture_layers, evaluation_mode, input_device
 from lunar.errors import LunarError
-from lunar.logits import answer_logits
+from lunar.logits import Resume, answer_logits
 from lunar.models import Site
 from lunar.passage import DIRECT, Passage, written
 from lunar.prompts import TokenSequence
@@ -99,8 +99,13 @@ def resumed_logits(
             own = written(model, site, rows.inner).to(change)
             change = passage.carried(own, passage.factor().to(change) * change)
         residual = (residual.float() + change).to(residual.dtype)
-    with resumed(model, site, padded(residual, cached.sequences), as_tuple=cached.as_tuple):
-        return answer_logits(model, cached.sequences)
+    whole = padded(residual, cached.sequences)
+
+    def within(stage: Stage) -> AbstractContextManager[None]:
+        return resumed(model, site, whole[list(stage.rows), stage.start : stage.end], as_tuple=cached.as_tuple)
+
+    # Where the residual is that before a layer's MLP, its attention runs.
+    return answer_logits(model, cached.sequences, resume=Resume(site.layer + (not site.before_mlp), within))
 
 
 def padded(rows: Float[Tensor, "tokens d"], sequences: Sequence[TokenSequence]) -> Float[Tensor, "batch length d"]:

@@ -131,7 +131,7 @@ class Bench:
     """
 
     def __init__(self, loaded: LoadedModel, sites: Sequence[Site], words: OwnWords, retain: Sequence[Record]) -> None:
-        self.model = loaded.model
+        self.model, self._deepest = loaded.model, max(sites, key=lambda site: site.layer)
         openings = {
             place: pair
             for place, texts in enumerate(zip(words.records, words.answers, words.refusals, strict=True))
@@ -161,7 +161,8 @@ class Bench:
         """KL(original || edited) per token of the retained answers, nats."""
         total, count = 0.0, 0
         for batch in self._retain:
-            before = resumed_logits(self.model, candidate.site, batch)
+            # From wherever it is resumed, what the original says is the same.
+            before = resumed_logits(self.model, self._deepest, batch)
             after = self._changed(candidate, batch, strength)
             count += sum(len(rows) for rows in before)
             for old, rows in zip(before, after, strict=True):
