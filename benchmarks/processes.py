@@ -46,7 +46,7 @@ def work_of(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace, count: int, edit: Path) -> dict[str, float]:
     """So many processes of this file, each with one thread."""
-    sizes = [f"--{name}={getattr(arguments, name)}" for name in (*SHAPE, "words", "device", "dtype")]
+    sizes = [f"--{name}={getattr(arguments, name)}" for name in (*SHAPE, "words", "tokenizer", "device", "dtype")]
     launcher = [] if count == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     command = [sys.executable, *launcher, __file__, *sizes, "--edit", str(edit)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -82,7 +82,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = speed.options(__doc__, SHAPE, 5, "cpu")
     parser.add_argument("--edit", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    arguments.epochs = speed.EPOCHS
+    arguments.epochs, arguments.data = speed.EPOCHS, None
     return arguments
 
 

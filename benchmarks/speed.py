@@ -3,11 +3,13 @@
     python benchmarks/speed.py                         # a minute or two on a small model
     python benchmarks/speed.py --width 4096 --inner 14336 --layers 4 --layer 2 --forget 12 --retain 60 --epochs 1 \
         --repetitions 5 --output speed.md
+    python benchmarks/speed.py --data FILE --group A_B --forget 20 --retain 140    # prompts of a file, random weights
     python benchmarks/speed.py --vary retain=100,200,400,800        # time against one size, ours and the floor alone
     python benchmarks/speed.py --model FOLDER --data FILE --group A_B --layer 0     # a trained model, groups of records
 
-A random Llama of the given shape, in process, and prompts of random words; or a model that was trained, a group of the
-data to be forgotten and the others to be retained, with answers. Every repetition runs all methods one after another,
+A random Llama of the given shape, in process, and prompts of random words, which have nothing in common but the chat
+template, or the first of a file: a group to be forgotten and others to be retained, with answers; or a model that was
+trained, and all of a file. Every repetition runs all methods one after another,
 so that ratios are within one run; shown are medians with the smallest and largest in brackets.
 
 - *ours*: `unlearn` with the target `shift` at the layer, no neighbours; fit is the solve and what is told of the gate,
@@ -16,7 +18,8 @@ so that ratios are within one run; shown are medians with the smallest and large
   forget and retain for the inputs, forget and retain for the outputs), then the AdamW fit of `lunar-reference` with a
   constant in the place of the direction, which changes no time.
 - *as published, batched*: the same fit behind this library's own batched, truncated capture.
-- *floor*: one batched pass through layers 0 to the layer over the same tokens, with nothing done to what comes out.
+- *floor*: one batched pass through layers 0 to the layer over the same tokens, each of them, with nothing done to what
+  comes out. Ours runs what prompts begin with alike once, and can take less.
 
 With a trained model, which can decline, three more:
 
@@ -166,8 +169,8 @@ class Peak:
 
 
 def made(arguments: argparse.Namespace) -> Work:
-    """A random model with the embedded model's tokenizer, and prompts of random words."""
-    tokenizer = load_model("tiny", device="cpu").tokenizer
+    """A random model with the tokenizer of another; prompts of random words, or the first of the data's."""
+    tokenizer = load_model(arguments.tokenizer, device="cpu").tokenizer
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=arguments.width,
@@ -188,18 +191,26 @@ def made(arguments: argparse.Namespace) -> Work:
             Record.of(f"{start + number} {' '.join(words[one] for one in row)}") for number, row in enumerate(picked)
         ]
 
-    loaded = LoadedModel(model, tokenizer, "random")
+    loaded, site = LoadedModel(model, tokenizer, "random"), site_at(model, arguments.layer)
+    if arguments.data:
+        forget, retain = _of_file(arguments)
+        first = forget[: arguments.forget], retain[: arguments.retain], reference_records("unverifiable")[:20]
+        return Work(loaded, site, *first, arguments.epochs)
     forget, retain = records(arguments.forget, 10_000), records(arguments.retain, 20_000)
-    return Work(loaded, site_at(model, arguments.layer), forget, retain, records(20, 30_000), arguments.epochs)
+    return Work(loaded, site, forget, retain, records(20, 30_000), arguments.epochs)
 
 
 def given(arguments: argparse.Namespace) -> Work:
     """A trained model, and the records of a file: a group to forget, without its answers, and the others to retain."""
     loaded = load_model(arguments.model, device=arguments.device)
-    forget, retain = split_by_group(read_records(arguments.data, "data"), [arguments.group], "data")
-    asked = [Record(record.messages) for record in forget]
+    forget, retain = _of_file(arguments)
     site = site_at(loaded.model, arguments.layer)
-    return Work(loaded, site, asked, retain, reference_records("unverifiable"), arguments.epochs, trained=True)
+    return Work(loaded, site, forget, retain, reference_records("unverifiable"), arguments.epochs, trained=True)
+
+
+def _of_file(arguments: argparse.Namespace) -> tuple[list[Record], list[Record]]:
+    forget, retain = split_by_group(read_records(arguments.data, "data"), [arguments.group], "data")
+    return [Record(record.messages) for record in forget], list(retain)
 
 
 def ours(work: Work) -> Ended:
@@ -395,6 +406,7 @@ def options(
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--words", type=int, default=12, help="words in a prompt")
+    parser.add_argument("--tokenizer", default="tiny", help="of which model, for a random one")
     parser.add_argument("--repetitions", type=int, default=repetitions)
     parser.add_argument("--device", default=device)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
@@ -413,12 +425,12 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = options(__doc__, SIZES, 3, "cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the published fit, to be timed")
     parser.add_argument("--model", help="a trained model, in the place of a random one")
-    parser.add_argument("--data", type=Path, help="what the trained model knows, by groups")
+    parser.add_argument("--data", type=Path, help="prompts by groups, in the place of random words")
     parser.add_argument("--group", default="A_B", help="of the data, to be forgotten")
     parser.add_argument("--vary", type=one_size, metavar="NAME=V1,V2,…", help="time ours and the floor by one size")
     arguments = parser.parse_args(argv)
-    if bool(arguments.model) != bool(arguments.data):
-        parser.error("--model and --data go together: give both, or neither for a random model")
+    if arguments.model and not arguments.data:
+        parser.error("--model needs the --data that it was trained on: give them, or leave it out for a random model")
     if arguments.model and arguments.vary:
         parser.error("--vary changes the size of a random model: leave out either --vary or --model")
     return arguments

@@ -37,6 +37,16 @@ def test_one_command_prints_and_writes_the_table(tmp_path: Path, capsys) -> None
     assert all(float(value) > 0 for _, value in ratios)
 
 
+def test_a_random_model_takes_the_first_prompts_of_a_file(capsys, tmp_path: Path) -> None:
+    data = tmp_path / "questions.jsonl"
+    rows = [
+        {"question": f"what is thing {number} ?", "answer": "this", "group": "ab"[number % 2]} for number in range(30)
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert speed.main([*SHAPE.split(), "--repetitions", "1", "--data", str(data), "--group", "b"]) == 0
+    assert "3 forget and 6 retain prompts" in capsys.readouterr().out
+
+
 def test_time_against_one_size(capsys, tmp_path: Path) -> None:
     assert speed.main([*SHAPE.split(), "--vary", "retain=4,8", "--output", str(tmp_path / "speed.md")]) == 0
     rows = [line.split("|")[1:-1] for line in (tmp_path / "speed.md").read_text().splitlines()]
@@ -69,7 +79,8 @@ def test_a_trained_model_needs_its_data_and_has_one_size(wrong: str, capsys) -> 
     with pytest.raises(SystemExit) as ended:
         speed.main(wrong.split())
     assert ended.value.code == 2
-    assert "leave out" in capsys.readouterr().err if "--vary" in wrong else "go together" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert ("leave out either --vary" if "--vary" in wrong else "give them") in said
 
 
 def test_data_that_cannot_be_read_are_one_sentence(tmp_path: Path, capsys) -> None:

@@ -105,12 +105,13 @@ def test_a_weight_goes_to_every_token_that_a_row_stands_for() -> None:
     [whole] = capture_layers(model, sites, given, share_prefixes=False)
     [shared] = capture_layers(model, sites, given, distinct=True)
     weights = torch.arange(len(whole[0].inner)).float() % 5
-    inner, each = shared[0].weighted(weights)
+    inner, each, tokens = shared[0].weighted(weights)
     expected = (whole[0].inner * weights[:, None]).T @ whole[0].inner
     assert len(inner) < len(whole[0].inner)
     assert float(each.sum()) == float(weights.sum())
     torch.testing.assert_close((inner * each[:, None]).T @ inner, expected, rtol=1e-4, atol=1e-4)
-    plain, same = whole[0].weighted(weights)
+    assert tokens == int((weights > 0).sum())
+    plain, same, _ = whole[0].weighted(weights)
     assert torch.equal(plain, whole[0].inner[weights > 0])
     assert torch.equal(same, weights[weights > 0])
 

@@ -34,8 +34,8 @@ def run(folder, recipe, number, port, ran):
         os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         seen = []
-        original = activations._capture_batch
-        activations._capture_batch = lambda *given: seen.append(len(given[3])) or original(*given)
+        original = activations.capture_batch
+        activations.capture_batch = lambda *given: seen.append(len(given[3])) or original(*given)
         outcome = workflow.unlearn_files(recipe, folder, device="cpu", progress=lambda *_: None)
         ran.with_suffix(f".{number}").write_text(json.dumps(sum(seen)))
         status = 0 if (outcome is None) == (number > 0) else 3

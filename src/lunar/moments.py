@@ -40,8 +40,13 @@ class Moments:
         """Empty sums for inputs of width m."""
         return cls(torch.zeros(inner_width, inner_width, dtype=torch.float64, device=device))
 
-    def update(self, inner: Float[Tensor, "tokens m"], weights: Float[Tensor, " tokens"]) -> Moments:
-        """Add rows with their weights (non-negative); returns self."""
+    def update(
+        self, inner: Float[Tensor, "tokens m"], weights: Float[Tensor, " tokens"], rows: int | None = None
+    ) -> Moments:
+        """Add rows with their weights (non-negative); returns self.
+
+        `rows` is how many they are where one stands for several, and None where each is one.
+        """
         if inner.shape[1] != len(self.second):
             raise LunarError(
                 f"Rows of width {len(self.second)} were expected, but {inner.shape[1]} came: take all rows from the "
@@ -49,7 +54,7 @@ class Moments:
             )
         exact = inner.to(self.second) * weights.to(self.second).sqrt()[:, None]
         symmetric.add(self.second, exact.T, exact)
-        self.rows += len(inner)
+        self.rows += len(inner) if rows is None else rows
         return self
 
     def add(self, other: Moments, weight: float = 1.0) -> Moments:
@@ -102,13 +107,17 @@ class FewRows:
     Attributes:
         width: m.
         kept: [tokens, m] batches in float64, every row times the root of its weight, so that A is the sum of g gᵀ.
+        rows: how many rows were added.
     """
 
     width: int
     kept: list[Float[Tensor, "_ m"]] = field(default_factory=list)
+    rows: int = 0
 
-    def update(self, inner: Float[Tensor, "tokens m"], weights: Float[Tensor, " tokens"]) -> FewRows:
-        """Add rows with their weights (non-negative); returns self."""
+    def update(
+        self, inner: Float[Tensor, "tokens m"], weights: Float[Tensor, " tokens"], rows: int | None = None
+    ) -> FewRows:
+        """Add rows with their weights (non-negative), as `Moments.update`; returns self."""
         if inner.shape[1] != self.width:
             raise LunarError(
                 f"Rows of width {self.width} were expected, but {inner.shape[1]} came: take all rows from the same "
@@ -116,18 +125,15 @@ class FewRows:
             )
         exact = inner.double()
         self.kept.append(exact * weights.to(exact).sqrt()[:, None])
+        self.rows += len(inner) if rows is None else rows
         return self
-
-    @property
-    def rows(self) -> int:
-        """How many rows were added."""
-        return sum(len(part) for part in self.kept)
 
     def moments(self) -> Moments:
         """Their sum A."""
         total = Moments(torch.zeros(self.width, self.width, dtype=torch.float64))
         for part in self.kept:
             total.update(part, torch.ones(len(part)))
+        total.rows = self.rows
         return total
 
 

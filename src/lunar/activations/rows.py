@@ -32,11 +32,14 @@ class Captured:
         row = None if self.row is None else self.row.cpu()
         return Captured(self.inner.cpu(), self.residual.cpu(), self.sequence.cpu(), self.from_end.cpu(), row)
 
-    def weighted(self, weights: Float[Tensor, " tokens"]) -> tuple[Float[Tensor, "rows m"], Float[Tensor, " rows"]]:
-        """The inputs of the tokens with a weight above 0, and their weights: what one row is of is added up."""
+    def weighted(
+        self, weights: Float[Tensor, " tokens"]
+    ) -> tuple[Float[Tensor, "weighted m"], Float[Tensor, " weighted"], int]:
+        """The inputs of tokens with a weight above 0, the weights that each row has together, and how many tokens."""
+        count = int((weights > 0).sum())
         if self.row is not None:
             weights = weights.new_zeros(len(self.inner)).index_add_(0, self.row, weights)
-        return self.inner[weights > 0], weights[weights > 0]
+        return self.inner[weights > 0], weights[weights > 0], count
 
 
 def join(batches: Sequence[Captured]) -> Captured:

@@ -33,7 +33,7 @@ NEARLY = 0.1
 PINNED, THIN = 10_000, 4
 """Beyond so many pinned tokens, the trials pin only a part of those before the last, at least every fourth: sums at
 three layers would otherwise cost three times what the edit itself does."""
-PROFILED = 400
+PROFILED = 200
 """Retain prompts in the profile at most, and half as many neighbours: its cost goes with the third power."""
 MOST_PASSES = 3.5
 """No further layer is tried that would take the search beyond this cost."""
