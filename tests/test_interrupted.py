@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lunar import interrupted
+from lunar import collect, interrupted
 from lunar.interrupted import SavedSums, digest, saved_sums
 from lunar.models import load_model
 from lunar.moments import Moments
@@ -35,6 +35,7 @@ def _often(monkeypatch):
     """Every batch is saved."""
     monkeypatch.setattr(interrupted, "EVERY", 0.0)
     monkeypatch.setattr(interrupted, "COST", 0.0)
+    monkeypatch.setattr(collect, "SUMMED", 1)
 
 
 def start(folder, loaded, progress=None, retain=RETAIN, settings=SETTINGS):

@@ -31,6 +31,11 @@ from lunar.settings import LINEAR, TAIL, Settings
 from lunar.solve import Detect, Gate, Solution, gate, remembering, solve
 from lunar.weights import parameter_of
 
+Weighted = tuple[Float[Tensor, "_ m"], Float[Tensor, " _"], int]
+"""Rows, their weights, and how many tokens they stand for."""
+SUMMED = 1024
+"""Rows that are added to a sum at once: each time, all of its m × m numbers are read and written."""
+
 
 @dataclass(frozen=True)
 class Sets:
@@ -267,6 +272,7 @@ class Work:
             if start:
                 self.resumed[name] = start
         done = start
+        waiting: dict[int, list[Weighted]] = {layer: [] for layer in sums}
         if share[1] > 1:
             processes.begin_share(large)
         for batch in self.capture(
@@ -282,13 +288,30 @@ class Work:
         ):
             for layer, rows in batch.items():
                 weights = pinned_weights(rows.from_end, rows.sequence, retain_weight, thin)
-                sums[layer].update(*rows.weighted(weights))
+                waiting[layer].append(rows.weighted(weights))
+            size = len(next(iter(batch.values())).sequence.unique())
+            done += size
+            if _count(waiting) < SUMMED and done < len(records):
+                continue
+            _add(waiting, sums)
             if saved is not None:
-                size = len(next(iter(batch.values())).sequence.unique())
-                done += size
                 saved.save(key, large, done, size, complete=done == len(records))
+        _add(waiting, sums)
         if share[1] > 1:
             processes.end_share(large)
+
+
+def _count(waiting: Mapping[int, Sequence[Weighted]]) -> int:
+    return max(sum(len(inner) for inner, _, _ in parts) for parts in waiting.values())
+
+
+def _add(waiting: Mapping[int, list[Weighted]], sums: Mapping[int, Moments | FewRows]) -> None:
+    """Add the rows that wait to the sums, and forget them."""
+    for layer, parts in waiting.items():
+        if parts:
+            inner, weights, counts = zip(*parts, strict=True)
+            sums[layer].update(torch.cat(inner), torch.cat(weights), sum(counts))
+            parts.clear()
 
 
 def editable(loaded: LoadedModel) -> tuple[Site, ...]:
