@@ -52,7 +52,8 @@ class Moments:
                 f"Rows of width {len(self.second)} were expected, but {inner.shape[1]} came: take all rows from the "
                 "same layer of the same model."
             )
-        exact = inner.to(self.second) * weights.to(self.second).sqrt()[:, None]
+        # The product is taken in float64, as its second factor is.
+        exact = inner.to(self.second.device) * weights.to(self.second).sqrt()[:, None]
         symmetric.add(self.second, exact.T, exact)
         self.rows += len(inner) if rows is None else rows
         return self
@@ -123,8 +124,7 @@ class FewRows:
                 f"Rows of width {self.width} were expected, but {inner.shape[1]} came: take all rows from the same "
                 "layer of the same model."
             )
-        exact = inner.double()
-        self.kept.append(exact * weights.to(exact).sqrt()[:, None])
+        self.kept.append(inner * weights.to(inner.device, torch.float64).sqrt()[:, None])
         self.rows += len(inner) if rows is None else rows
         return self
 

@@ -132,6 +132,7 @@ class _Watch:
 
     def __init__(self, site: Site, shape: tuple[int, int], kept: Tensor, deepest: bool, inner_only: bool) -> None:
         self.site, self.shape, self.kept, self.deepest, self.inner_only = site, shape, kept, deepest, inner_only
+        self.every = bool(kept.all())
         self.seen: dict[str, Tensor] = {}
         self.layer_input: Tensor | None = None
 
@@ -150,7 +151,7 @@ class _Watch:
         rows = inputs[0].detach().reshape(-1, self.site.inner_width)
         if len(rows) != len(self.kept):
             raise self.unsupported(f"{len(rows)} inputs for {len(self.kept)} tokens")
-        self.seen["inner"] = rows[self.kept.to(rows.device)]
+        self.seen["inner"] = self.wanted(rows)
         if self.inner_only:
             self.seen["residual"] = self.seen["inner"][:, :0]
             if self.deepest:
@@ -168,9 +169,13 @@ class _Watch:
         expected = (*self.shape, self.site.width)
         if "inner" not in self.seen or tuple(residual.shape) != expected:
             raise self.unsupported(tuple(residual.shape))
-        self.seen["residual"] = residual.reshape(-1, self.site.width)[self.kept.to(residual.device)]
+        self.seen["residual"] = self.wanted(residual.reshape(-1, self.site.width))
         if self.deepest:
             raise _Stop
+
+    def wanted(self, rows: Tensor) -> Tensor:
+        # Copied in any case: a later module may write into it.
+        return rows.clone() if self.every else rows[self.kept.to(rows.device)]
 
     def unsupported(self, shape: tuple[int, ...] | str) -> LunarError:
         return LunarError(

@@ -39,7 +39,10 @@ class Captured:
         count = int((weights > 0).sum())
         if self.row is not None:
             weights = weights.new_zeros(len(self.inner)).index_add_(0, self.row, weights)
-        return self.inner[weights > 0], weights[weights > 0], count
+        weighted = weights > 0
+        return (
+            (self.inner, weights, count) if bool(weighted.all()) else (self.inner[weighted], weights[weighted], count)
+        )
 
 
 def join(batches: Sequence[Captured]) -> Captured:
