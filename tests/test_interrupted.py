@@ -88,6 +88,30 @@ def test_a_killed_run_goes_on_and_gives_the_bytes_of_one_that_was_not(tmp_path, 
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*")
+def test_rows_that_waited_when_it_was_killed_are_read_again(tmp_path, loaded, monkeypatch):
+    # Four batches of retain prompts, of which two make a group: the third waits when the run is killed.
+    rows, add = [], collect._add
+
+    def counted(waiting, sums):
+        rows.append(collect._count(waiting))
+        add(waiting, sums)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(collect, "_add", counted)
+        start(tmp_path / "counted", loaded)
+    monkeypatch.setattr(collect, "SUMMED", rows[0] + rows[1])
+    whole, cut = start(tmp_path / "a" / "whole", loaded), tmp_path / "b" / "cut"
+    cut.parent.mkdir()
+    killed(cut, loaded, "retain", 96)
+    shown = []
+    again = start(cut, loaded, lambda name, done, total: shown.append((name, done)))
+    assert [done for name, done in shown if name == "retain"] == [96, 100]
+    ours, theirs = (Base.load(one.folder / "kept" / "retain.safetensors") for one in (again, whole))
+    assert torch.equal(ours.moments.second, theirs.moments.second)
+    assert ours.moments.rows == theirs.moments.rows
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*")
 def test_other_data_settings_or_weights_take_nothing_from_it(tmp_path, loaded):
     killed(tmp_path / "cut", loaded, "retain", 64)
 

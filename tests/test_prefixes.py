@@ -5,15 +5,19 @@ from itertools import combinations
 import pytest
 import torch
 from architectures import ARCHITECTURES, INSTALLED, random_model
-from conftest import VOCABULARY, tiny_model
+from conftest import VOCABULARY, tiny_model, tiny_tokenizer
 from transformers import PreTrainedModel
 
 import lunar.activations.calls
-from lunar.activations import Captured, capture_layers, planned_for
+from lunar import collect
+from lunar.activations import Captured, capture_layers, join, planned_for
 from lunar.activations.prefixes import Stage, stages
+from lunar.collect import Work
 from lunar.logits import answer_logits
-from lunar.models import Site, find_sites, site_at
+from lunar.models import LoadedModel, Site, find_sites, site_at
+from lunar.moments import Moments
 from lunar.prompts import TokenSequence
+from lunar.records import Record
 from lunar.select.resume import cache, resumed_logits
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -111,9 +115,38 @@ def test_a_weight_goes_to_every_token_that_a_row_stands_for() -> None:
     assert float(each.sum()) == float(weights.sum())
     torch.testing.assert_close((inner * each[:, None]).T @ inner, expected, rtol=1e-4, atol=1e-4)
     assert tokens == int((weights > 0).sum())
+    torch.testing.assert_close(join([shared[0]]).inner, join([whole[0]]).inner, **CLOSE)
     plain, same, _ = whole[0].weighted(weights)
     assert torch.equal(plain, whole[0].inner[weights > 0])
     assert torch.equal(same, weights[weights > 0])
+
+
+def test_sums_over_batches_are_those_of_every_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = LoadedModel(tiny_model("llama"), tiny_tokenizer(), "base")
+    sites = find_sites(loaded.model)[:2]
+    records = [Record.of(f"what is the word{number} of a city ?", f"word{number % 7}") for number in range(30, 90)]
+
+    def sums(thin: int) -> dict[int, Moments]:
+        found = {site.layer: Moments.zeros(site.inner_width) for site in sites}
+        Work(loaded).add_pinned("retain", sites, records, found, 10.0, thin=thin)
+        return found
+
+    def whole(*given: object, **named: object) -> object:
+        return capture_layers(*given, **(named | {"share_prefixes": False, "distinct": False}))
+
+    for thin in (1, 2):
+        # Two batches: added one by one, together, and from every prompt.
+        shared = []
+        for rows in (1, 10_000):
+            monkeypatch.setattr(collect, "SUMMED", rows)
+            shared.append(sums(thin))
+        with monkeypatch.context() as patch:
+            patch.setattr(collect, "capture_layers", whole)
+            expected = sums(thin)
+        for found in shared:
+            for layer, one in found.items():
+                assert one.rows == expected[layer].rows
+                torch.testing.assert_close(one.second, expected[layer].second, rtol=1e-4, atol=1e-4)
 
 
 def cost(planned: list[Stage], call: int) -> int:
@@ -157,15 +190,24 @@ def test_what_cannot_go_on_from_a_prefix_reads_every_prompt(monkeypatch: pytest.
     tokens = [one.tokens for one in alike()]
     model = tiny_model("llama")
     assert len(planned_for(model, tokens)) == 3
-    monkeypatch.setattr(type(model), "_is_stateful", True, raising=False)
-    assert len(planned_for(model, tokens)) == 1
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "_is_stateful", True, raising=False)
+        assert len(planned_for(model, tokens)) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(model.config, "rope_parameters", {"rope_type": "longrope"})
+        assert len(planned_for(model, tokens)) == 1
+    assert len(planned_for(model, tokens)) == 3
 
     class Own(type(model)):
         """Code that is not of transformers."""
 
     model.__class__ = Own
     assert len(planned_for(model, tokens)) == 1
+    seeing = random_model("gemma3")
+    assert len(planned_for(seeing, tokens)) == 3
+    seeing.config.use_bidirectional_attention = True
+    assert len(planned_for(seeing, tokens)) == 1
     hybrid = tiny_model("qwen2")
+    assert len(planned_for(hybrid, tokens)) == 3
     hybrid.config.layer_types = ["linear_attention"] * len(find_sites(hybrid))
     assert len(planned_for(hybrid, tokens)) == 1

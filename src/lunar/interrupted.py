@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from lunar.errors import LunarError
 from lunar.moments import Moments
 
-FORMAT = "lunar sums 1"
+FORMAT = "lunar sums 2"
 EVERY = 60.0
 """Seconds between two savings at least; shorter runs save nothing."""
 COST = 20.0

@@ -144,6 +144,9 @@ def _logits_at(
                 body: Any = model.base_model
                 body(**arguments)
                 continue
+            # A model of other code may know fewer arguments than its body does.
+            if len(planned) == 1:
+                arguments.pop("position_ids", None)
             if "use_cache" not in inspect.signature(model.forward).parameters:
                 arguments.pop("use_cache")
             handle = head.register_forward_pre_hook(select)

@@ -39,17 +39,21 @@ def free_memory(device: torch.device) -> int:
     return min(available, max(0, limit - used))
 
 
-def fitting_batch(model: PreTrainedModel, inner_width: int, longest: int, device: torch.device) -> int:
+def fitting_batch(
+    model: PreTrainedModel, inner_width: int, longest: int, device: torch.device, *, layers: int = 0
+) -> int:
     """How many sequences of up to `longest` tokens to run at once: `MOST`, halved until half the free memory does.
 
-    `inner_width` is m. Counted per token: what is alive within one decoder layer, attention scores in full, and the
-    rows in the float64 of the sums.
+    `inner_width` is m. Counted per token: what is alive within one decoder layer, attention scores in full, keys and
+    values of so many `layers` as remember them, and the rows in the float64 of the sums.
     """
     config = model.config.get_text_config(decoder=True)
     width, heads = model_width(model), int(getattr(config, "num_attention_heads", None) or 1)
     inner = max(inner_width, int(getattr(config, "intermediate_size", None) or 4 * width))
+    shared = int(getattr(config, "num_key_value_heads", None) or heads)
+    remembered = 2 * layers * shared * int(getattr(config, "head_dim", None) or width // heads)
     size = next(model.parameters()).element_size()
-    each = longest * (size * (4 * inner + 12 * width + 2 * heads * longest) + 16 * inner_width)
+    each = longest * (size * (4 * inner + 12 * width + 2 * heads * longest + remembered) + 16 * inner_width)
     free, fitting = free_memory(device), MOST
     while fitting > 1 and fitting * each > SHARE * free:
         fitting //= 2

@@ -20,7 +20,7 @@ from lunar.activations.batches import (
     longest_first,
     pad,
 )
-from lunar.activations.calls import batch_of, each_call, planned_for
+from lunar.activations.calls import batch_of, can_share, each_call, planned_for
 from lunar.activations.one_batch import Wanted, capture_batch
 from lunar.activations.prefixes import Stage, stages
 from lunar.activations.rows import Captured, join
@@ -113,7 +113,9 @@ def capture_layers(
     order = longest_first([len(sequence.tokens) for sequence in sequences])
     if batch_size is None:
         longest = len(sequences[order[0]].tokens) if order else 1
-        batch_size = fitting_batch(model, max(site.inner_width for site in sites), longest, input_device(model))
+        layers = max(site.layer for site in sites) + 1 if share_prefixes and can_share(model) else 0
+        width = max(site.inner_width for site in sites)
+        batch_size = fitting_batch(model, width, longest, input_device(model), layers=layers)
     check_batch_size(batch_size)
 
     wanted = Wanted(last_only, inner_only, distinct, share_prefixes, pad_token_id, padding_side)

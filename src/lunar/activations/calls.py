@@ -18,6 +18,8 @@ from lunar.activations.prefixes import Stage, Tokens, stages
 CALL = {"cpu": 64, "cuda": 256}
 """What calling a model costs whatever it is given, in tokens: it reads all of its weights, and a GPU is left idle."""
 ATTENTION = {"full_attention", "sliding_attention"}
+BY_LENGTH = ("dynamic", "longrope")
+"""Rotary positions that depend on how long a sequence is, and not only on where a token stands."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,20 @@ def planned_for(model: PreTrainedModel, sequences: Sequence[Tokens], most: int |
 def can_share(model: PreTrainedModel) -> bool:
     """Whether it is known that the model can go on from what it remembers of a prefix as if it read the whole.
 
-    That holds for the architectures of transformers that remember keys and values and nothing else.
+    That holds for the architectures of transformers that remember keys and values and nothing else, and in which no
+    token sees those behind it. Where accelerate keeps weights elsewhere, every call would fetch them once more.
     """
     body: Any = model.base_model
-    kinds = getattr(model.config.get_text_config(decoder=True), "layer_types", None) or ()
+    config: Any = model.config.get_text_config(decoder=True)
     return (
         type(model).__module__.startswith("transformers.models.")
         and "past_key_values" in signature(body.forward).parameters
         and not getattr(model, "_is_stateful", False)
-        and ATTENTION.issuperset(kinds)
+        and not getattr(config, "use_bidirectional_attention", None)
+        and getattr(config, "is_causal", True)
+        and ATTENTION.issuperset(getattr(config, "layer_types", None) or ())
+        and not any(kind in repr(getattr(config, "rope_parameters", None)) for kind in BY_LENGTH)
+        and all(parameter.device.type != "meta" for parameter in model.parameters())
     )
 
 
@@ -88,7 +95,7 @@ def each_call(
                 remembered.batch_select_indices(torch.tensor(stage.parents))
             arguments["past_key_values"] = remembered
         yield stage, arguments
-        if remembered is not None:
+        if remembered is not None and skipped and stage is not planned[-1]:
             nothing = torch.zeros(len(rows), 1, stage.length, 1, device=batch.tokens.device)
             layers: list[Any] = remembered.layers[:skipped]
             for layer in layers:

@@ -107,7 +107,8 @@ def _run_stage(
     inner_only: bool,
 ) -> dict[int, tuple[Tensor, Tensor]]:
     deepest = max(site.layer for site in sites)
-    watches = [_Watch(site, (len(stage.rows), stage.length), kept, site.layer == deepest, inner_only) for site in sites]
+    shape, some = (len(stage.rows), stage.length), None if bool(kept.all()) else kept
+    watches = [_Watch(site, shape, some, site.layer == deepest, inner_only) for site in sites]
     # Without the head: were the pass not stopped, logits of a whole batch would be the largest tensor of all.
     body: Any = model.base_model
     handles: list[Any] = []
@@ -128,11 +129,12 @@ def _run_stage(
 
 
 class _Watch:
-    """Hooks on one site that keep the wanted rows of what its matrix reads and its layer yields."""
+    """Hooks on one site that keep the wanted rows of what its matrix reads and its layer yields; `kept` None is all."""
 
-    def __init__(self, site: Site, shape: tuple[int, int], kept: Tensor, deepest: bool, inner_only: bool) -> None:
+    def __init__(
+        self, site: Site, shape: tuple[int, int], kept: Tensor | None, deepest: bool, inner_only: bool
+    ) -> None:
         self.site, self.shape, self.kept, self.deepest, self.inner_only = site, shape, kept, deepest, inner_only
-        self.every = bool(kept.all())
         self.seen: dict[str, Tensor] = {}
         self.layer_input: Tensor | None = None
 
@@ -149,8 +151,8 @@ class _Watch:
 
     def read_inner(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         rows = inputs[0].detach().reshape(-1, self.site.inner_width)
-        if len(rows) != len(self.kept):
-            raise self.unsupported(f"{len(rows)} inputs for {len(self.kept)} tokens")
+        if len(rows) != self.shape[0] * self.shape[1]:
+            raise self.unsupported(f"{len(rows)} inputs for {self.shape[0] * self.shape[1]} tokens")
         self.seen["inner"] = self.wanted(rows)
         if self.inner_only:
             self.seen["residual"] = self.seen["inner"][:, :0]
@@ -175,7 +177,7 @@ class _Watch:
 
     def wanted(self, rows: Tensor) -> Tensor:
         # Copied in any case: a later module may write into it.
-        return rows.clone() if self.every else rows[self.kept.to(rows.device)]
+        return rows.clone() if self.kept is None else rows[self.kept.to(rows.device)]
 
     def unsupported(self, shape: tuple[int, ...] | str) -> LunarError:
         return LunarError(

@@ -51,8 +51,8 @@ def join(batches: Sequence[Captured]) -> Captured:
     # A stable sort, and batches hold whole sequences in order: positions stay in order within each sequence.
     order = torch.argsort(sequence, stable=True)
     return Captured(
-        torch.cat([batch.inner for batch in batches])[order],
-        torch.cat([batch.residual for batch in batches])[order],
+        torch.cat([batch.inner[batch.row] if batch.row is not None else batch.inner for batch in batches])[order],
+        torch.cat([batch.residual[batch.row] if batch.row is not None else batch.residual for batch in batches])[order],
         sequence[order],
         torch.cat([batch.from_end for batch in batches])[order],
     )

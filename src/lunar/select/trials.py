@@ -131,7 +131,7 @@ class Bench:
     """
 
     def __init__(self, loaded: LoadedModel, sites: Sequence[Site], words: OwnWords, retain: Sequence[Record]) -> None:
-        self.model, self._deepest = loaded.model, max(sites, key=lambda site: site.layer)
+        self.model = loaded.model
         openings = {
             place: pair
             for place, texts in enumerate(zip(words.records, words.answers, words.refusals, strict=True))
@@ -161,8 +161,8 @@ class Bench:
         """KL(original || edited) per token of the retained answers, nats."""
         total, count = 0.0, 0
         for batch in self._retain:
-            # From wherever it is resumed, what the original says is the same.
-            before = resumed_logits(self.model, self._deepest, batch)
+            # Resumed like the changed one, so that both are rounded alike.
+            before = resumed_logits(self.model, candidate.site, batch)
             after = self._changed(candidate, batch, strength)
             count += sum(len(rows) for rows in before)
             for old, rows in zip(before, after, strict=True):
