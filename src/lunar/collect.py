@@ -28,7 +28,7 @@ from lunar.prompts import TokenSequence, encode
 from lunar.records import Record
 from lunar.rewordings import reworded_sample, rewordings
 from lunar.settings import LINEAR, TAIL, Settings
-from lunar.solve import Detect, Gate, Solution, gate, remembering, solve
+from lunar.solve import Detect, Gate, Solution, detector, gate, remembering, solve
 from lunar.weights import parameter_of
 
 Weighted = tuple[Float[Tensor, "_ m"], Float[Tensor, " _"], int]
@@ -128,8 +128,13 @@ class Problem:
 
     def received(self, settings: Settings) -> list[float]:
         """For each forget prompt, how much of the wanted change its last token gets."""
-        prompts = self.prompt[(self.position == 0) & ~self.reworded].tolist()
-        values = dict(zip(prompts, self.gate(settings).values.tolist(), strict=True))
+        last = self.position == 0
+        given, (weights, group, least) = ~self.reworded[last], self._asked(settings)
+        found = detector(
+            self.moments, self.inner[last], weights, settings.ridge, group=group, least=least, detect=self.detect
+        )
+        prompts = self.prompt[last][given].tolist()
+        values = dict(zip(prompts, found.values[given.to(found.values.device)].tolist(), strict=True))
         return [values[place] for place in sorted(values)]
 
     def sums(self) -> Moments:
@@ -143,20 +148,26 @@ class Problem:
     def gate(self, settings: Settings) -> Gate:
         """How the last tokens of the forget prompts are recognised, each left out with its rewordings."""
         last = self.position == 0
-        weights = self._weights(settings)[last]
-        term = self._terms(settings)[0] if settings.target in LINEAR else None
-        group, least = (None, None) if term is None else (term.group, term.least)
+        weights, group, least = self._asked(settings)
         found = gate(
             self.moments,
             self.inner[last],
             weights,
             self.prompt[last],
             settings.ridge,
-            group=None if group is None else group[last],
-            least=None if least is None else least[last],
+            group=group,
+            least=least,
             detect=self.detect,
         )
         return found.of(~self.reworded[last])
+
+    def _asked(self, settings: Settings) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Of the last tokens: weights, groups and least shares; None where the target knows no such."""
+        last = self.position == 0
+        term = self._terms(settings)[0] if settings.target in LINEAR else None
+        group, least = (None, None) if term is None else (term.group, term.least)
+        group, least = (None if one is None else one[last] for one in (group, least))
+        return self._weights(settings)[last], group, least
 
 
 @dataclass

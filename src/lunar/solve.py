@@ -294,6 +294,47 @@ def thin(write: Float[Tensor, "d rows"], read: Float[Tensor, "rows m"]) -> Solut
     return Solution((left @ core_left[:, :rank]) * roots, roots[:, None] * (core_right[:rank] @ right.T))
 
 
+@dataclass(frozen=True)
+class Detector:
+    """What recognises the redirected rows, before any is left out.
+
+    Attributes:
+        rows: [rows, m] in float64.
+        weights: [rows] theirs.
+        read: [rows, m] of `detectors`.
+        wanted: [rows] what each row is asked for.
+        vector: [m] g.
+        values: [rows] g·h, what each row gets.
+    """
+
+    rows: Float[Tensor, "rows m"]
+    weights: Float[Tensor, " rows"]
+    read: Float[Tensor, "rows m"]
+    wanted: Float[Tensor, " rows"]
+    vector: Float[Tensor, " m"]
+    values: Float[Tensor, " rows"]
+
+
+def detector(
+    moments: Moments | FewRows,
+    inner: Float[Tensor, "rows m"],
+    weights: Float[Tensor, " rows"],
+    ridge: float,
+    *,
+    group: Int[Tensor, " rows"] | None = None,
+    least: Float[Tensor, " rows"] | None = None,
+    detect: Detect = detectors,
+) -> Detector:
+    """The detector of the redirected rows; arguments as of `gate`."""
+    rows = inner.to(_place(moments), torch.float64)
+    weight = weights.to(rows)
+    _check(moments, rows, weight, ridge)
+    read = detect(moments, rows, weight, ridge)
+    wanted = torch.ones_like(weight) if group is None else shares(rows, read, weight, group, least)
+    vector = wanted @ read
+    return Detector(rows, weight, read, wanted, vector, rows @ vector)
+
+
 def gate(
     moments: Moments | FewRows,
     inner: Float[Tensor, "rows m"],
@@ -315,14 +356,9 @@ def gate(
     With L = Ω^½ H A⁻¹ Hᵀ Ω^½ and e = y − ŷ, the residuals without prompt I are (I − L_II)⁻¹ e_I in the weighted
     coordinates (the block form of the leave-one-out formula of linear regression). The ridge term keeps its size.
     """
-    rows = inner.to(_place(moments), torch.float64)
-    weight = weights.to(rows)
-    _check(moments, rows, weight, ridge)
-    read = detect(moments, rows, weight, ridge)
-    wanted = torch.ones_like(weight) if group is None else shares(rows, read, weight, group, least)
-    vector = wanted @ read
-    values = rows @ vector
-    roots = weight.sqrt()
+    found = detector(moments, inner, weights, ridge, group=group, least=least, detect=detect)
+    rows, read, wanted, values = found.rows, found.read, found.wanted, found.values
+    roots = found.weights.sqrt()
     left_out = torch.empty_like(values)
     for index in prompt.unique():
         here = prompt == index
@@ -336,4 +372,4 @@ def gate(
                 "prompts or a larger ridge (1e-4 is the usual value)."
             )
         left_out[here] = wanted[here] - torch.cholesky_solve(residual[:, None], remaining)[:, 0] / roots[here]
-    return Gate(vector, values, left_out)
+    return Gate(found.vector, values, left_out)

@@ -80,7 +80,8 @@ def input_device(model: PreTrainedModel) -> torch.device:
 def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
     """Switch dropout and the like off, and give every module back the mode it was in."""
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    if training:
+        model.eval()
     try:
         yield
     finally:
