@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 import lunar.activations.calls
 from lunar import collect
-from lunar.activations import Captured, capture_layers, join, planned_for
+from lunar.activations import capture_layers, join, planned_for
 from lunar.activations.prefixes import Stage, stages
 from lunar.collect import Work
 from lunar.logits import answer_logits
@@ -50,11 +50,6 @@ def run_by(model: PreTrainedModel) -> list[int]:
     return ran
 
 
-def expanded(batch: Captured) -> Captured:
-    rows = slice(None) if batch.row is None else batch.row
-    return Captured(batch.inner[rows], batch.residual[rows], batch.sequence, batch.from_end)
-
-
 SLIDING = [f"{name}, sliding" for name in ("mistral", "gemma2", "gemma3", "gpt_oss")]
 
 
@@ -83,7 +78,7 @@ def test_a_prefix_that_is_run_once_has_the_values_of_every_prompt(name: str) -> 
             wanted = every.from_end == 0 if "last_only" in kept else torch.ones_like(every.from_end, dtype=torch.bool)
             assert (rows.row is not None) == ("distinct" in kept)
             assert rows.row is None or len(rows.inner) == 3 + 12 + sum(len(one.tokens) - 7 for one in given)
-            rows = expanded(rows)
+            rows = rows.expanded()
             torch.testing.assert_close(rows.inner, every.inner[wanted], **CLOSE)
             assert torch.equal(rows.sequence, every.sequence[wanted])
             assert torch.equal(rows.from_end, every.from_end[wanted])

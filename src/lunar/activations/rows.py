@@ -40,19 +40,26 @@ class Captured:
         if self.row is not None:
             weights = weights.new_zeros(len(self.inner)).index_add_(0, self.row, weights)
         weighted = weights > 0
-        return (
-            (self.inner, weights, count) if bool(weighted.all()) else (self.inner[weighted], weights[weighted], count)
-        )
+        if bool(weighted.all()):  # as nearly always: no copy
+            return self.inner, weights, count
+        return self.inner[weighted], weights[weighted], count
+
+    def expanded(self) -> "Captured":
+        """The same with a row for every token."""
+        if self.row is None:
+            return self
+        return Captured(self.inner[self.row], self.residual[self.row], self.sequence, self.from_end)
 
 
 def join(batches: Sequence[Captured]) -> Captured:
     """The rows of at least one batch together, one per token, ordered by sequence and then by position in it."""
+    batches = [batch.expanded() for batch in batches]
     sequence = torch.cat([batch.sequence for batch in batches])
     # A stable sort, and batches hold whole sequences in order: positions stay in order within each sequence.
     order = torch.argsort(sequence, stable=True)
     return Captured(
-        torch.cat([batch.inner[batch.row] if batch.row is not None else batch.inner for batch in batches])[order],
-        torch.cat([batch.residual[batch.row] if batch.row is not None else batch.residual for batch in batches])[order],
+        torch.cat([batch.inner for batch in batches])[order],
+        torch.cat([batch.residual for batch in batches])[order],
         sequence[order],
         torch.cat([batch.from_end for batch in batches])[order],
     )
