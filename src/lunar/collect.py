@@ -254,6 +254,23 @@ class Work:
         ):
             yield {layer: rows.cpu() for layer, rows in batch.items()}
 
+    def rows(
+        self,
+        name: str,
+        sites: Sequence[Site],
+        records: Sequence[Record],
+        *,
+        with_answer: bool,
+        inner_only: bool = False,
+    ) -> dict[int, Captured]:
+        """By layer, all rows of at least one record, in the records' order; for sets small enough to hold.
+
+        Every process runs all of them: in other batches they would round otherwise, and the edit with them, which
+        stands or falls by these rows.
+        """
+        batches = list(self.capture(name, sites, records, with_answer=with_answer, inner_only=inner_only))
+        return {site.layer: join([batch[site.layer] for batch in batches]) for site in sites}
+
     def add_pinned(
         self,
         name: str,
@@ -268,8 +285,8 @@ class Work:
         """Add all tokens of records that are to be left alone to the sums, by layer, weighted by `pinned_weights`.
 
         Goes on where a run that was cut off had saved them; few rows are not saved, nor the share of one of several
-        processes (`lunar.processes`). `known` are activations that were
-        captured before, by which it is seen whether that was the same model.
+        processes: they have parts of the sums before, and the same whole sums behind (`lunar.processes`). `known` are
+        activations that were captured before, by which it is seen whether that was the same model.
         """
         start, batch_size, key = 0, None, ""
         large = {layer: one for layer, one in sums.items() if isinstance(one, Moments)}
@@ -284,8 +301,6 @@ class Work:
                 self.resumed[name] = start
         done = start
         waiting: dict[int, list[Weighted]] = {layer: [] for layer in sums}
-        if share[1] > 1:
-            processes.begin_share(large)
         for batch in self.capture(
             name,
             sites,
@@ -344,13 +359,18 @@ def measured(
     means = {site.layer: ReferenceMean.zeros(tail, site.width) for site in sites}
     sizes = {site.layer: RowSize() for site in sites}
     with work.stage("reference"):
-        for batch in work.capture("reference", sites, reference, with_answer=False):
+        for batch in work.capture("reference", sites, reference, with_answer=False, share=processes.place()):
             for site in sites:
                 rows = batch[site.layer]
                 means[site.layer].update(rows.residual, rows.from_end)
                 if passages[site.layer].kind == NORMALISED:
                     last = (rows.from_end >= 0) & (rows.from_end < tail)
                     sizes[site.layer].update(written(model, site, rows.inner[last]))
+        for site in sites:
+            mean, size = means[site.layer], sizes[site.layer]
+            mean.total, mean.count = processes.summed(mean.total), processes.summed(mean.count)
+            total, count = processes.summed(torch.tensor([size.total, size.count], dtype=torch.float64)).tolist()
+            sizes[site.layer] = RowSize(total, int(count))
     return means, {layer: passage.sized(sizes[layer]) for layer, passage in passages.items()}
 
 
@@ -367,16 +387,15 @@ def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings, *
     """
     tail = tail_of(settings)
     means, passages = measured(work, sites, sets.reference, tail)
-    rows = work.tokens(sets.forget, sets.retain, sets.neighbours) // thin
-    moments = {site.layer: _sums(site.inner_width, rows) for site in sites}
+    count = work.tokens(sets.forget, sets.retain, sets.neighbours) // thin
+    moments = _sums(sites, count)
     found = {}
     with work.stage("forget"):
-        batches = list(work.capture("forget", sites, sets.redirected, with_answer=settings.redirect_answers))
+        rows = work.rows("forget", sites, sets.redirected, with_answer=settings.redirect_answers)
         for site in sites:
-            own = join([batch[site.layer] for batch in batches])
+            own = rows[site.layer]
             redirected = own.from_end < tail
-            pinned = own.inner[~redirected]
-            moments[site.layer].update(pinned, torch.ones(len(pinned)))
+            processes.add_share(moments[site.layer], own.inner[~redirected])
             found[site.layer] = Problem(
                 site,
                 passages[site.layer],
@@ -395,9 +414,14 @@ def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings, *
     return found
 
 
-def _sums(width: int, rows: int) -> Moments | FewRows:
-    """Where pinned rows are added: kept, where they and their products with each other take less than their sum."""
-    return FewRows(width) if rows * (rows + width) < width**2 else Moments.zeros(width)
+def _sums(sites: Sequence[Site], rows: int) -> dict[int, Moments | FewRows]:
+    """Where pinned rows are added: kept, where they and their products with each other take less than their sum.
+
+    All of one kind, since processes share the sums of all layers or none.
+    """
+    width = min(site.inner_width for site in sites)
+    kind = FewRows if rows * (rows + width) < width**2 else Moments.zeros
+    return {site.layer: kind(site.inner_width) for site in sites}
 
 
 def edit_of(

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import distributed
+from jaxtyping import Float
+from torch import Tensor, distributed
 
 from lunar.moments import FewRows, Moments
-from lunar.symmetric import mirror
+from lunar.symmetric import blocks, mirror
 
 
 @contextmanager
@@ -43,13 +44,11 @@ def own_device() -> str | None:
     return f"cuda:{local}" if local is not None and place()[1] > 1 and torch.cuda.is_available() else None
 
 
-def begin_share(sums: Mapping[int, Moments | FewRows]) -> None:
-    """Before every process adds its share: what all have already stays with the first."""
-    if place()[0] > 0:
-        for one in sums.values():
-            if isinstance(one, Moments):
-                one.second.zero_()
-                one.rows = 0
+def add_share(one: Moments | FewRows, rows: Float[Tensor, "tokens m"]) -> None:
+    """Add rows of weight 1 that every process has: to a sum, which `end_share` makes of all, each a part of them."""
+    number, count = place() if isinstance(one, Moments) else (0, 1)
+    part = rows[number::count]
+    one.update(part, torch.ones(len(part)))
 
 
 def end_share(sums: Mapping[int, Moments | FewRows]) -> None:
@@ -58,8 +57,16 @@ def end_share(sums: Mapping[int, Moments | FewRows]) -> None:
         for layer in sorted(sums):
             one = sums[layer]
             if isinstance(one, Moments):
-                rows = torch.tensor([one.rows], device=one.second.device)
-                distributed.all_reduce(one.second)
-                mirror(one.second)  # three numbers are not added in the same order everywhere
-                distributed.all_reduce(rows)
-                one.rows = int(rows)
+                rows = torch.tensor(one.rows)
+                for start, stop in blocks(len(one.second)):
+                    strip = one.second[start:stop, start:].contiguous()
+                    one.second[start:stop, start:] = summed(strip)
+                mirror(one.second)  # what lies below is known from above, and not sent
+                one.rows = int(summed(rows))
+
+
+def summed(numbers: Tensor) -> Tensor:
+    """The sum of what every process has; the same tensor, written over."""
+    if place()[1] > 1:
+        distributed.all_reduce(numbers)
+    return numbers

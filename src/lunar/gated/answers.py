@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import torch
 
-from lunar.activations import join
 from lunar.collect import Problem, Sets, Work, edit_of
 from lunar.generation import greedy
 from lunar.moments import Moments
@@ -44,8 +43,7 @@ def with_answers(work: Work, sets: Sets, problem: Problem, settings: Settings) -
     if not known:
         return problem
     with work.stage("answers"):
-        batches = list(work.capture("answers", [site], known, with_answer=True))
-        rows = join([batch[site.layer] for batch in batches])
+        rows = work.rows("answers", [site], known, with_answer=True)[site.layer]
     shift = edit_of(loaded, site, problem.solve(settings), {}, 1.0, passage=problem.passage)
     with work.stage("refusals"), shift.applied(loaded.model):
         refused = said(work, sets.forget, "refusals", LONGEST)

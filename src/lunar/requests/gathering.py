@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lunar.activations import join
 from lunar.collect import Work, measured, tail_of
 from lunar.models import Site
 from lunar.moments import Moments
@@ -46,8 +45,7 @@ def gather_part(
     redirected = [*forget, *rewordings(forget, settings.rewordings_of(len(forget)), settings.seed)]
     given = torch.arange(len(redirected)) % len(forget)
     with work.stage("forget"):
-        batches = list(work.capture("forget", [site], redirected, with_answer=settings.redirect_answers))
-        rows = join([batch[site.layer] for batch in batches])
+        rows = work.rows("forget", [site], redirected, with_answer=settings.redirect_answers)[site.layer]
     with work.stage("neighbours"):
         moments = _sums(work, "neighbours", site, beside, settings, [rows.residual])
     residual = rows.residual[rows.from_end < tail_of(settings)]
@@ -60,8 +58,7 @@ def _released(work: Work, site: Site, records: Sequence[Record], key: bytes) -> 
     if not records:
         return Released.nothing(site.inner_width)
     with work.stage("released"):
-        batches = list(work.capture("released", [site], records, with_answer=True, inner_only=True))
-    rows = join([batch[site.layer] for batch in batches])
+        rows = work.rows("released", [site], records, with_answer=True, inner_only=True)[site.layer]
     return Released(rows.inner, rows.from_end, rows.sequence, ids_of(key, records))
 
 
