@@ -36,13 +36,14 @@ Memory is what a method takes beyond the loaded model at its highest: allocated 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import platform
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,6 +137,9 @@ class Peak:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             return True
+        # What was freed and not given back would be taken again without showing.
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)  # glibc
         try:
             Path("/proc/self/clear_refs").write_text("5")  # proc(5): the highest becomes what it is now
         except OSError:

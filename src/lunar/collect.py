@@ -14,11 +14,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from lunar import processes, targets
 from lunar.activations import Captured, capture_layers, join
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.interrupted import SavedSums, digest
+from lunar.memory import home_of_sums
 from lunar.models import LoadedModel, Site, context_length, find_sites
 from lunar.moments import FewRows, Moments, ReferenceMean
 from lunar.neighbours import neighbours
@@ -138,8 +140,8 @@ class Problem:
         return [values[place] for place in sorted(values)]
 
     def sums(self) -> Moments:
-        """The sums over the pinned rows, made from them where these are kept."""
-        return self.moments if isinstance(self.moments, Moments) else self.moments.moments()
+        """The sums over the pinned rows in main memory, made from them where these are kept."""
+        return (self.moments if isinstance(self.moments, Moments) else self.moments.moments()).cpu()
 
     def solve(self, settings: Settings) -> Solution:
         """The change of the residual stream at strength 1, as a matrix that wrote straight to it would make it."""
@@ -234,8 +236,9 @@ class Work:
         start: int = 0,
         share: tuple[int, int] = (0, 1),
         batch_size: int | None = None,
+        device: torch.device | str = "cpu",
     ) -> Iterator[dict[int, Captured]]:
-        """`lunar.activations.capture_layers` of a record set, in main memory."""
+        """`lunar.activations.capture_layers` of a record set, in main memory unless another device is given."""
         sequences = self.encode(name, records, with_answer=with_answer)
         padding = self.loaded.tokenizer.pad_token_id or 0
         report = self.reporter(name, len(sequences))
@@ -252,7 +255,7 @@ class Work:
             pad_token_id=padding,
             progress=report,
         ):
-            yield {layer: rows.cpu() for layer, rows in batch.items()}
+            yield {layer: rows.to(device) for layer, rows in batch.items()}
 
     def rows(
         self,
@@ -311,6 +314,7 @@ class Work:
             start=start,
             share=share,
             batch_size=batch_size,
+            device=next(iter(sums.values())).device,
         ):
             for layer, rows in batch.items():
                 weights = pinned_weights(rows.from_end, rows.sequence, retain_weight, thin)
@@ -388,7 +392,7 @@ def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings, *
     tail = tail_of(settings)
     means, passages = measured(work, sites, sets.reference, tail)
     count = work.tokens(sets.forget, sets.retain, sets.neighbours) // thin
-    moments = _sums(sites, count)
+    moments = _sums(work.loaded.model, sites, count)
     found = {}
     with work.stage("forget"):
         rows = work.rows("forget", sites, sets.redirected, with_answer=settings.redirect_answers)
@@ -414,14 +418,15 @@ def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings, *
     return found
 
 
-def _sums(sites: Sequence[Site], rows: int) -> dict[int, Moments | FewRows]:
+def _sums(model: PreTrainedModel, sites: Sequence[Site], rows: int) -> dict[int, Moments | FewRows]:
     """Where pinned rows are added: kept, where they and their products with each other take less than their sum.
 
     All of one kind, since processes share the sums of all layers or none.
     """
     width = min(site.inner_width for site in sites)
     kind = FewRows if rows * (rows + width) < width**2 else Moments.zeros
-    return {site.layer: kind(site.inner_width) for site in sites}
+    home = home_of_sums(model, max(site.inner_width for site in sites), len(sites))
+    return {site.layer: kind(site.inner_width, home) for site in sites}
 
 
 def edit_of(

@@ -23,6 +23,8 @@ MOST = 32
 """Sequences in a batch where memory does not decide: more are hardly faster, and pad more."""
 SHARE = 0.5
 """Of the free memory that a batch may be expected to take."""
+SOLVE = 4
+"""Times a sum that a solve takes at most: by eigenvalues, where a sum is singular."""
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
@@ -37,6 +39,18 @@ def free_memory(device: torch.device) -> int:
     except (OSError, ValueError):  # no container, or one without a limit
         return available
     return min(available, max(0, limit - used))
+
+
+def home_of_sums(model: PreTrainedModel, width: int, count: int) -> torch.device:
+    """Where so many sums of width × width are added up and solved with: beside the model on its GPU, if there is room.
+
+    Else in main memory; so too where the model is spread over devices, or on one that may not know float64. Counted are
+    the sums, and `SOLVE` times as much as one, which a solve may take in the worst case.
+    """
+    devices = {parameter.device for parameter in model.parameters()}
+    one = next(iter(devices))
+    fits = len(devices) == 1 and one.type == "cuda" and (count + SOLVE) * 8 * width**2 <= free_memory(one)
+    return one if fits else torch.device("cpu")
 
 
 def fitting_batch(

@@ -40,6 +40,15 @@ class Moments:
         """Empty sums for inputs of width m."""
         return cls(torch.zeros(inner_width, inner_width, dtype=torch.float64, device=device))
 
+    @property
+    def device(self) -> torch.device:
+        """Where they are added up."""
+        return self.second.device
+
+    def cpu(self) -> Moments:
+        """The same in main memory."""
+        return Moments(self.second.cpu(), self.rows)
+
     def update(
         self, inner: Float[Tensor, "tokens m"], weights: Float[Tensor, " tokens"], rows: int | None = None
     ) -> Moments:
@@ -107,11 +116,13 @@ class FewRows:
 
     Attributes:
         width: m.
+        device: where they are kept.
         kept: [tokens, m] batches in float64, every row times the root of its weight, so that A is the sum of g gᵀ.
         rows: how many rows were added.
     """
 
     width: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     kept: list[Float[Tensor, "_ m"]] = field(default_factory=list)
     rows: int = 0
 
@@ -124,13 +135,13 @@ class FewRows:
                 f"Rows of width {self.width} were expected, but {inner.shape[1]} came: take all rows from the same "
                 "layer of the same model."
             )
-        self.kept.append(inner * weights.to(inner.device, torch.float64).sqrt()[:, None])
+        self.kept.append(inner.to(self.device) * weights.to(self.device, torch.float64).sqrt()[:, None])
         self.rows += len(inner) if rows is None else rows
         return self
 
     def moments(self) -> Moments:
         """Their sum A."""
-        total = Moments(torch.zeros(self.width, self.width, dtype=torch.float64))
+        total = Moments.zeros(self.width, self.device)
         for part in self.kept:
             total.update(part, torch.ones(len(part)))
         total.rows = self.rows

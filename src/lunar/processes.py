@@ -1,7 +1,7 @@
 """Several processes over the data, started by `torchrun` or `accelerate launch`: each runs its share of the prompts.
 
-What they add up lies in main memory, so that it is summed over gloo wherever the models are. Knows sums; knows nothing
-of models or prompts. Source: torch.distributed, environment variables of `torchrun`.
+What they add up is exchanged through main memory over gloo, wherever the models are. Knows sums; knows nothing of
+models or prompts. Source: torch.distributed, environment variables of `torchrun`.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def end_share(sums: Mapping[int, Moments | FewRows]) -> None:
             if isinstance(one, Moments):
                 rows = torch.tensor(one.rows)
                 for start, stop in blocks(len(one.second)):
-                    strip = one.second[start:stop, start:].contiguous()
-                    one.second[start:stop, start:] = summed(strip)
+                    strip = one.second[start:stop, start:].cpu().contiguous()
+                    one.second[start:stop, start:] = summed(strip).to(one.device)
                 mirror(one.second)  # what lies below is known from above, and not sent
                 one.rows = int(summed(rows))
 

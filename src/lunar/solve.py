@@ -76,11 +76,6 @@ class Gate:
         return Gate(self.vector, self.values[rows], self.leave_one_out[rows])
 
 
-def _place(moments: Moments | FewRows) -> torch.device:
-    kept = [moments.second] if isinstance(moments, Moments) else moments.kept
-    return kept[0].device if kept else torch.device("cpu")
-
-
 def _check(moments: Moments | FewRows, inner: Tensor, weights: Tensor, ridge: float) -> None:
     if not 0 <= ridge < float("inf"):
         raise LunarError(f"The ridge must be a number of at least 0, but {ridge} came: the usual value is 1e-4.")
@@ -228,7 +223,7 @@ def solve(
     Returns thin factors of the smallest rank that represents the solution, in float64.
     Raises LunarError for mismatched widths, an empty row set, or a singular problem (ridge 0 with too few rows).
     """
-    rows = inner.to(_place(moments), torch.float64)
+    rows = inner.to(moments.device, torch.float64)
     if not terms:
         raise LunarError("At least one term was expected, but none came: build them with lunar.targets.")
     writes, reads = [], []
@@ -326,7 +321,7 @@ def detector(
     detect: Detect = detectors,
 ) -> Detector:
     """The detector of the redirected rows; arguments as of `gate`."""
-    rows = inner.to(_place(moments), torch.float64)
+    rows = inner.to(moments.device, torch.float64)
     weight = weights.to(rows)
     _check(moments, rows, weight, ridge)
     read = detect(moments, rows, weight, ridge)

@@ -27,10 +27,11 @@ class Captured:
     from_end: Int[Tensor, " tokens"]
     row: Int[Tensor, " tokens"] | None = None
 
-    def cpu(self) -> "Captured":
-        """The same rows in main memory."""
-        row = None if self.row is None else self.row.cpu()
-        return Captured(self.inner.cpu(), self.residual.cpu(), self.sequence.cpu(), self.from_end.cpu(), row)
+    def to(self, device: torch.device | str) -> "Captured":
+        """The same rows on a device."""
+        row = None if self.row is None else self.row.to(device)
+        where = self.sequence.to(device), self.from_end.to(device)
+        return Captured(self.inner.to(device), self.residual.to(device), *where, row)
 
     def weighted(
         self, weights: Float[Tensor, " tokens"]

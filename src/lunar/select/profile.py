@@ -104,6 +104,6 @@ def last_rows(
     batches: dict[int, list[Captured]] = {site.layer: [] for site in sites}
     for batch in capture_layers(loaded.model, sites, prompts, last_only=True, pad_token_id=padding, progress=progress):
         for layer, seen in batch.items():
-            batches[layer].append(seen.cpu())
+            batches[layer].append(seen.to("cpu"))
     joined = {layer: join(seen) for layer, seen in batches.items()}
     return {layer: (rows.inner, rows.residual) for layer, rows in joined.items()}
