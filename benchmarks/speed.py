@@ -138,7 +138,7 @@ class Peak:
             torch.cuda.reset_peak_memory_stats(self.device)
             return True
         # What was freed and not given back would be taken again without showing.
-        with suppress(OSError, AttributeError):
+        with suppress(OSError, AttributeError, TypeError):
             ctypes.CDLL(None).malloc_trim(0)  # glibc
         try:
             Path("/proc/self/clear_refs").write_text("5")  # proc(5): the highest becomes what it is now

@@ -1,7 +1,7 @@
 """A GPU for machines without one: tensors that say they are on it, compute on the CPU, and mix with no others.
 
-Finds what would only show on a GPU: tensors left behind in main memory, arrays read where none can be read. It says
-nothing of speed, memory or rounding there.
+Finds what would only show on a GPU: tensors left behind in main memory, arrays read where none can be read. It refuses
+less than a GPU would, and says nothing of speed, memory or rounding there.
 """
 
 from __future__ import annotations
@@ -96,8 +96,14 @@ def _called(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any
 def _computed(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     flat, shape = tree_flatten((tuple(args), kwargs))
     ours = [one for one in flat if isinstance(one, OnGpu)]
+    if (ours or _is_gpu(kwargs.get("device"))) and isinstance(kwargs.get("generator"), torch.Generator):
+        raise RuntimeError("a generator of the GPU was expected, but one of the CPU came")
     others = [one for one in flat if isinstance(one, torch.Tensor) and not isinstance(one, OnGpu) and one.dim() > 0]
-    if ours and others and not (func in OTHERS and (isinstance(args[0], OnGpu) or func == torch.Tensor.copy_)):
+    mixes = func in OTHERS and (isinstance(args[0], OnGpu) or func == torch.Tensor.copy_)
+    if func == torch.Tensor.__setitem__ and not isinstance(args[2], OnGpu):
+        # Values come from elsewhere into slices alone.
+        mixes = mixes and not any(isinstance(one, torch.Tensor) for one in tree_flatten(args[1])[0])
+    if ours and others and not mixes:
         name, sizes = getattr(func, "__name__", func), [tuple(one.shape) for one in others]
         raise RuntimeError(f"all tensors were expected on one device, but {name} came with {sizes} in main memory")
     device = kwargs.get("device")

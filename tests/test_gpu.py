@@ -1,6 +1,6 @@
 """What is found with the model on a GPU is what is found in main memory, and sums lie beside the model.
 
-The GPU is one that pretends (`pretended_gpu`): it computes on the CPU, and refuses what one would refuse.
+The GPU is one that pretends (`pretended_gpu`): it computes on the CPU, and refuses tensors that lie elsewhere.
 """
 
 import random
@@ -12,6 +12,7 @@ from pretended_gpu import OnGpu, pretended_gpu
 from lunar import collect, solve
 from lunar.attacks.run import run_attacks
 from lunar.generation import greedy
+from lunar.memory import SOLVE, home_of_sums
 from lunar.method import unlearn
 from lunar.models import load_model
 from lunar.moments import FewRows, Moments
@@ -39,6 +40,11 @@ def test_it_refuses_what_a_gpu_refuses():
             near[far[:, 0] > 0]
         with pytest.raises(TypeError, match="numpy"):
             far.numpy()
+        far[:1] = near[:1]
+        with pytest.raises(RuntimeError, match="one device"):
+            far[far > 0] = near[near > 0]
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.randn(2, device="cuda", generator=torch.Generator())
         assert torch.equal(far.cpu(), near)
         assert not isinstance(far.to(near), OnGpu)
 
@@ -58,11 +64,10 @@ def seen(monkeypatch):
 @pytest.mark.parametrize("target", ["shift", "collapse"])
 def test_an_edit_is_that_of_main_memory(checkpoint, monkeypatch, seen, kind, target):
     made = kind if kind is FewRows else Moments.zeros
-    home = collect.home_of_sums
     monkeypatch.setattr(
         collect,
         "_sums",
-        lambda model, sites, _: {one.layer: made(one.inner_width, home(model, 64, 1)) for one in sites},
+        lambda model, sites, _: {one.layer: made(one.inner_width, home_of_sums(model, 64, 1)) for one in sites},
     )
     loaded = load_model(str(checkpoint("llama")), device="cpu")
     settings = Settings(target, 1, 1.0, neighbours=12)
@@ -83,6 +88,40 @@ def test_an_edit_is_that_of_main_memory(checkpoint, monkeypatch, seen, kind, tar
     one, two = (each.edit.factors[0].change() for each in (near, far))
     assert torch.linalg.matrix_norm(two - one) <= 1e-5 * torch.linalg.matrix_norm(one)
     torch.testing.assert_close(far.gate.leave_one_out.cpu(), near.gate.leave_one_out, rtol=1e-4, atol=1e-6)
+
+
+def test_a_solve_that_does_not_fit_after_all_is_done_in_main_memory(checkpoint, monkeypatch):
+    loaded = load_model(str(checkpoint("llama")), device="cpu")
+    settings = Settings("shift", 1, 1.0)
+    given = {"retain": RETAIN, "reference": REFERENCE, "settings": settings}
+    near = unlearn(loaded, FORGET, **given).edit.factors[0].change()
+    places, originals = [], {name: getattr(solve, name) for name in ("_by_sum", "_by_products")}
+
+    def full(name):
+        def way(moments, *rest):
+            places.append(moments.device.type)
+            if moments.device.type == "cuda":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return originals[name](moments, *rest)
+
+        return way
+
+    for name in originals:
+        monkeypatch.setattr(solve, name, full(name))
+    with pretended_gpu():
+        loaded.model.to("cuda")
+        far = unlearn(loaded, FORGET, **given).edit.factors[0].change()
+    assert set(places) == {"cuda", "cpu"}
+    assert torch.linalg.matrix_norm(far - near) <= 1e-5 * torch.linalg.matrix_norm(near)
+
+
+def test_room_is_for_the_sums_and_a_solve(checkpoint):
+    loaded = load_model(str(checkpoint("llama")), device="cpu")
+    needed = (2 + SOLVE) * 100 * 100 * 8
+    for room, device in ((needed, "cuda"), (needed - 1, "cpu")):
+        with pretended_gpu(room):
+            assert home_of_sums(loaded.model.to("cuda"), 100, 2).type == device
+    assert home_of_sums(loaded.model.to("cpu"), 100, 2).type == "cpu"
 
 
 def test_without_room_sums_lie_in_main_memory(checkpoint, seen):
@@ -128,8 +167,8 @@ def test_attacks_run_there(checkpoint):
     loaded = load_model(str(checkpoint("llama")), device="cpu")
     settings = Settings("shift", 1, 1.0)
     edit = unlearn(loaded, FORGET, retain=RETAIN, reference=REFERENCE, settings=settings).edit
-    forget = [Record(one.messages, "word12") for one in FORGET]
+    forget = [Record(one.messages, f"word{number}") for number, one in enumerate([*FORGET, *RETAIN[20:24]], 11)]
     with pretended_gpu():
         loaded.model.to("cuda")
         ladder = run_attacks(loaded, edit, forget, RETAIN[:4], ["sampling", "steering", "scale", "soft-prompt"])
-    assert len(ladder.findings) == 4
+    assert [one.not_run for one in ladder.findings] == [None] * 4

@@ -7,11 +7,14 @@ import socket
 import pytest
 import torch
 
-from lunar import activations, processes, workflow
+from lunar import activations, processes, symmetric, workflow
+from lunar.collect import Sets, Work, collect
 from lunar.models import load_model, site_at
 from lunar.moments import FewRows, Moments
+from lunar.passage import NORMALISED
 from lunar.prompts import TokenSequence
 from lunar.recipe import Recipe
+from lunar.records import Record
 from lunar.settings import Settings
 
 QUESTIONS = {
@@ -26,23 +29,25 @@ TRIED_OUT = 4
 SETTINGS = Settings("collapse", 1, 1.0, tail=2, neighbours=12)
 
 
-def run(folder, recipe, number, port, ran):
-    """A process of two; returns how it ended."""
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        seen = []
-        original = activations.capture_batch
-        activations.capture_batch = lambda *given: seen.append(len(given[3])) or original(*given)
-        outcome = workflow.unlearn_files(recipe, folder, device="cpu", progress=lambda *_: None)
-        ran.with_suffix(f".{number}").write_text(json.dumps(sum(seen)))
-        status = 0 if (outcome is None) == (number > 0) else 3
-    finally:
-        os._exit(status)
+def in_two(work):
+    """Run a function of its number in two processes that know each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for number in range(2):
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
+                os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+                work(number)
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*")
@@ -53,11 +58,16 @@ def test_two_processes_give_the_edit_of_one(tmp_path, checkpoint):
     recipe = Recipe(str(checkpoint("llama")), files["forget"], files["retain"], files["reference"], (), SETTINGS)
     alone = workflow.unlearn_files(recipe, tmp_path / "alone", device="cpu", progress=lambda *_: None)
     assert alone is not None
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = [run(tmp_path / "together", recipe, number, port, tmp_path / "ran") for number in range(2)]
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+
+    def work(number):
+        seen = []
+        original = activations.capture_batch
+        activations.capture_batch = lambda *given: seen.append(len(given[3])) or original(*given)
+        outcome = workflow.unlearn_files(recipe, tmp_path / "together", device="cpu", progress=lambda *_: None)
+        assert (outcome is None) == (number > 0)
+        (tmp_path / f"ran.{number}").write_text(json.dumps(sum(seen)))
+
+    in_two(work)
     one, two = (workflow.load_edit(tmp_path / name).factors[0].change() for name in ("alone", "together"))
     assert torch.linalg.matrix_norm(two - one) <= 1e-6 * torch.linalg.matrix_norm(one)
     report = json.loads((tmp_path / "together" / "report.json").read_text())
@@ -67,6 +77,42 @@ def test_two_processes_give_the_edit_of_one(tmp_path, checkpoint):
     assert ran[1] == 2 + (2 + 50) // 2 + TRIED_OUT
     # The first also looks at forget and retain prompts for the report.
     assert ran[0] == ran[1] + 2 + 50
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*")
+@pytest.mark.parametrize(("retained", "kind"), [(30, Moments), (0, FewRows)])
+def test_every_process_has_what_one_has(tmp_path, checkpoint, monkeypatch, retained, kind):
+    monkeypatch.setattr(symmetric, "BLOCK", 7)  # so that a sum of 24 × 24 is sent in parts
+    loaded = load_model(str(checkpoint("gemma2")))  # which normalises what its layers write
+    site = site_at(loaded.model, 1)
+    forget, *others = (Record.of(f"who is word{n} ?", f"the word{n + 1}") for n in range(40, 70))
+    reference = [Record.of(f"where was {'the ' * (n % 3)} word{n} ?") for n in range(30, 37)]
+    half = retained // 2
+    sets = Sets([forget], others[:half], others[half:retained], reference)
+    settings = Settings("shift", 1, 1.0, redirect_answers=True)
+
+    def found():
+        problem = collect(Work(loaded), [site], sets, settings)[1]
+        assert isinstance(problem.moments, kind)
+        assert problem.passage.kind == NORMALISED
+        mean = problem.mean
+        return [
+            problem.sums().second,
+            torch.tensor([problem.moments.rows, problem.passage.size]),
+            mean.total,
+            mean.count,
+        ]
+
+    def work(number):
+        with processes.joined():
+            torch.save([*found(), torch.tensor(processes.of_first(number))], tmp_path / f"{number}.pt")
+
+    in_two(work)
+    alone = found()
+    for number in range(2):
+        *together, first = torch.load(tmp_path / f"{number}.pt")
+        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+        assert first == 0
 
 
 def test_shares_are_disjoint_and_complete(checkpoint):

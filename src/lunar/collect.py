@@ -20,7 +20,6 @@ from lunar import processes, targets
 from lunar.activations import Captured, capture_layers, join
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.interrupted import SavedSums, digest
-from lunar.memory import home_of_sums
 from lunar.models import LoadedModel, Site, context_length, find_sites
 from lunar.moments import FewRows, Moments, ReferenceMean
 from lunar.neighbours import neighbours
@@ -425,7 +424,7 @@ def _sums(model: PreTrainedModel, sites: Sequence[Site], rows: int) -> dict[int,
     """
     width = min(site.inner_width for site in sites)
     kind = FewRows if rows * (rows + width) < width**2 else Moments.zeros
-    home = home_of_sums(model, max(site.inner_width for site in sites), len(sites))
+    home = processes.home_of_sums(model, max(site.inner_width for site in sites), len(sites))
     return {site.layer: kind(site.inner_width, home) for site in sites}
 
 

@@ -110,7 +110,7 @@ class SavedSums:
             "done": done,
             "batch_size": batch_size,
         }
-        tensors = {str(layer): one.second.cpu().contiguous() for layer, one in sums.items()}
+        tensors = {str(layer): one.second.contiguous() for layer, one in sums.items()}
         save_file(tensors, partial, {"lunar": json.dumps(about)})
         partial.chmod(0o600)
         with partial.open("rb") as file:

@@ -12,6 +12,7 @@ from itertools import chain
 
 import torch
 
+from lunar import processes
 from lunar.collect import Sets, Work, collect, edit_of, tail_of
 from lunar.edit import Edit
 from lunar.errors import LunarError
@@ -141,7 +142,7 @@ def prepare(
         settings, neighbours=settings.neighbours_beside(covered), rewordings=settings.rewordings_of(len(forget))
     )
     if isinstance(settings.layer, str):
-        choice = choose(loaded, forget, retained, referred, settings, work=work, covered=covered)
+        choice = processes.of_first(choose(loaded, forget, retained, referred, settings, work=work, covered=covered))
         settings = replace(settings, layer=choice.layer, strength=choice.strength, strengths=choice.strengths)
     elif settings.strength is None:
         settings = replace(settings, strength=1.0)

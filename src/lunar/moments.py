@@ -139,6 +139,10 @@ class FewRows:
         self.rows += len(inner) if rows is None else rows
         return self
 
+    def cpu(self) -> FewRows:
+        """The same in main memory."""
+        return FewRows(self.width, torch.device("cpu"), [part.cpu() for part in self.kept], self.rows)
+
     def moments(self) -> Moments:
         """Their sum A."""
         total = Moments.zeros(self.width, self.device)

@@ -9,13 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, distributed
+from transformers import PreTrainedModel
 
+from lunar import memory
 from lunar.moments import FewRows, Moments
 from lunar.symmetric import blocks, mirror
+
+Value = TypeVar("Value")
 
 
 @contextmanager
@@ -42,6 +47,20 @@ def own_device() -> str | None:
     """The GPU of this process among those of its machine; None where it is alone or there is none."""
     local = os.environ.get("LOCAL_RANK")
     return f"cuda:{local}" if local is not None and place()[1] > 1 and torch.cuda.is_available() else None
+
+
+def of_first(value: Value) -> Value:
+    """What the first process has: where each found something out for itself, rounding may have led them apart."""
+    if place()[1] > 1:
+        shared = [value]
+        distributed.broadcast_object_list(shared, 0)
+        return shared[0]
+    return value
+
+
+def home_of_sums(model: PreTrainedModel, width: int, count: int) -> torch.device:
+    """`lunar.memory.home_of_sums`; in main memory for several processes, which so all compute alike."""
+    return memory.home_of_sums(model, width, count) if place()[1] == 1 else torch.device("cpu")
 
 
 def add_share(one: Moments | FewRows, rows: Float[Tensor, "tokens m"]) -> None:

@@ -138,9 +138,15 @@ def detectors(
 
     Raises LunarError where the problem is singular at a ridge of 0.
     """
-    if isinstance(moments, Moments):
-        return _by_sum(moments, rows, weights, ridge)
-    return _by_products(moments, rows, weights, ridge)
+    try:
+        if isinstance(moments, Moments):
+            return _by_sum(moments, rows, weights, ridge)
+        return _by_products(moments, rows, weights, ridge)
+    except torch.OutOfMemoryError:
+        if moments.device.type == "cpu":
+            raise
+    # What else lies on the GPU may have come after its room was looked at.
+    return detectors(moments.cpu(), rows.cpu(), weights.cpu(), ridge).to(rows)
 
 
 def _by_sum(moments: Moments, rows: Tensor, weights: Tensor, ridge: float) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from lunar import processes
 from lunar.collect import Problem, Sets, Work, neighbours_of, tail_of, translated
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
@@ -309,7 +310,8 @@ def _least(
     Tried on the request alone, so that it depends on no other: taking one back leaves nothing of it behind.
     """
     with work.stage("trials", announced=True):
-        found = strengths_of(work, _alone(work, joint, part, shared), forget, words, shared.settings)
+        tried = strengths_of(work, _alone(work, joint, part, shared), forget, words, shared.settings)
+        found = processes.of_first(tried)
     return [one / (shared.settings.strength or 1.0) for one in found]
 
 
