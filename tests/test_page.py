@@ -164,6 +164,15 @@ def test_attacks_are_sorted_by_what_they_recover_and_nothing_is_called_erased():
     ], "what breaks the model proves nothing and comes last"
     assert [row[2] for row in made.tables[0].rows][-1].startswith("breaks")
     assert any("relearn" in note for note in made.notes)
+    said = everything()
+    tried = made.lead[-1]
+    said.attacks["findings"].append(finding("recognise", 1.0, counts=False))
+    said.attacks["findings"][0]["excess"]["count"] = 1
+    made = sections(said)["back"]
+    rows = {row[0].rpartition("(")[2]: row for row in made.tables[0].rows}
+    assert rows["recognise)"][2] == "measured, no answer comes back"
+    assert made.lead[-1] == tried, "what is measured is no attack that succeeds"
+    assert [row[5].endswith(" on 1 of 20") for row in rows.values()].count(True) == 1
     for contents in (everything(), Contents(comparison=comparison()), Contents(report=everything().report)):
         text = Seen(page(contents)).text
         assert not re.search(r"(?<!not )erased", text)

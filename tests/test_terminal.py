@@ -45,7 +45,7 @@ def _no_hub(monkeypatch):
             terminal.scores_table(
                 {"scores": {"forget": SCORES}, "questions": {"forget": 6}, "known_answers": {"forget": 2}}
             ),
-            ["6 (2 known)", "0.025"],
+            ["6 (2 with answer)", "0.025"],
         ),
         (terminal.scores_table({"scores": {"people_unseen": SCORES}, "questions": {"people_unseen": 50}}), ["0.025"]),
         (terminal.requests_table([REQUEST]), ["ticket-12-of-november", "2026-11-24 18:00"]),

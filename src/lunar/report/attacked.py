@@ -10,10 +10,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lunar.report.sentences import fewer_questions
+
 _NOTE = (
     "gets: ROUGE-1 recall of the forgotten answers under the attack, or the share that is named there. over control: "
     "that beyond what a model that never knew says under the same attack, or beyond what wrong answers to like "
-    "questions score (choices: beyond those about invented names), with a 95% interval. recovered: share of what "
+    "questions score (choices: beyond those about invented names), with a 95% interval; of some questions only, where "
+    "the others have no control. recovered: share of what "
     "unlearning took away. retain: the same recall on what was to be left alone; where less "
     "than half of it is left, the attack breaks the model and proves nothing."
 )
@@ -42,7 +45,7 @@ def _table(run: list[Mapping[str, Any]]) -> Table:
         table.add_row(
             f"{one['attack']}{'' if one['counts'] else ' (measured, no answer comes back)'}: {one['needs']}",
             _number(one["forget"]["value"]) + ("" if one["unit"] == "recall" else f"\n{one['unit']}"),
-            _with_interval(excess),
+            "\n".join(filter(None, (_with_interval(excess), fewer_questions(one)))),
             "–" if recovery is None else f"{recovery:.0%}",
             _number(one["retain"]) + ("" if one["survives"] else "\nbroken"),
         )

@@ -32,6 +32,12 @@ HARDENED_LIMITS = (
 GOOD, MIXED, BAD, OPEN = "good", "mixed", "bad", "open"
 
 
+def fewer_questions(finding: Plain) -> str:
+    """On how many of the questions an attack is compared with its control, where not on all: some have none."""
+    compared, asked = ((finding.get(name) or {}).get("count") for name in ("excess", "forget"))
+    return f"on {compared} of {asked}" if compared and asked and compared < asked else ""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A sentence, how it sounds (`GOOD` to `BAD`, `OPEN` where nothing was measured), its limits, and key figures."""

@@ -34,7 +34,7 @@ def scores_table(report: Mapping[str, Any]) -> Table:
         values = [_change(scores[metric]) for metric in _METRICS]
         asked = report["questions"][split]
         known = report.get("known_answers", {}).get(split, asked)
-        shown = f"{asked} ({known} known)" if 0 < known < asked else str(asked)
+        shown = f"{asked} ({known} with answer)" if 0 < known < asked else str(asked)
         table.add_row(split.replace("_", " "), shown, *values)
     return table
 

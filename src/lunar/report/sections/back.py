@@ -9,6 +9,7 @@ from lunar.report.contents import Contents, Plain
 from lunar.report.elements import (
     AMBER,
     BLUE,
+    GREEN,
     GREY,
     RED,
     Plot,
@@ -23,10 +24,17 @@ from lunar.report.elements import (
     share,
     with_interval,
 )
+from lunar.report.sentences import fewer_questions
 
 COUNTS_FROM = 0.15
 """What is beyond its control by this much has come back, where attacks.json does not say so itself."""
-KINDS = {"brings answers back": RED, "hardly more than its control": BLUE, "breaks the model, proves nothing": GREY}
+KINDS = {
+    "brings answers back": RED,
+    "hardly more than its control": BLUE,
+    "measured, no answer comes back": GREEN,
+    "breaks the model, proves nothing": GREY,
+}
+BRINGS, HARDLY, MEASURED, BREAKS = KINDS
 
 
 def back(contents: Contents) -> Section | None:
@@ -36,16 +44,18 @@ def back(contents: Contents) -> Section | None:
     if not run:
         return None
     bar = float(contents.attacks.get("excess_that_counts", COUNTS_FROM))
-    found = sum(kind(one, bar) == "brings answers back" for one in run)
+    kinds = [kind(one, bar) for one in run]
+    attacks = len(run) - kinds.count(MEASURED)
     verdict = contents.attacks.get("verdict") or (contents.report.get("attacks") or {}).get("verdict") or ""
     lead = [
         verdict,
-        f"{count(len(run), 'attack')} tried, {found} of them with success. What they bring back was suppressed and had "
-        "been there all along.",
+        f"{count(attacks, 'attack')} tried, {kinds.count(BRINGS)} of them with success. What they bring back was "
+        "suppressed and had been there all along.",
     ]
     skipped = [f"Not run: {one['attack']}. {one['not_run']}" for one in findings if one.get("not_run")]
     if contents.attacks.get("left_out"):
-        skipped.append(f"Not run, as they were not asked for: {', '.join(contents.attacks['left_out'])}.")
+        because = contents.attacks.get("left_out_because", "not asked for")
+        skipped.append(f"Not run, {because}: {', '.join(contents.attacks['left_out'])}.")
     return Section(
         "back",
         "Trying to bring it back",
@@ -63,13 +73,14 @@ def back(contents: Contents) -> Section | None:
 
 def kind(finding: Plain, bar: float) -> str:
     """Which of `KINDS` an attack is."""
-    brings, below, breaks = KINDS
+    if not finding.get("counts", True):
+        return MEASURED
     if not finding.get("survives"):
-        return breaks
+        return BREAKS
     excess = (finding.get("excess") or {}).get("value")
     if excess is None:
         excess = (finding["forget"].get("value") or 0.0) - (finding.get("unlearned") or 0.0)
-    return brings if excess > bar else below
+    return BRINGS if excess > bar else HARDLY
 
 
 def _worth(finding: Plain) -> tuple[bool, float]:
@@ -105,7 +116,7 @@ def _plot(run: Sequence[Plain], bar: float) -> Plot:
                     [with_interval(value, ends), number(one.get("control")), share(one.get("recovery"))]
                     for one, value, ends in zip(ones, values, intervals, strict=True)
                 ],
-                "marker": {"color": colour, "opacity": 0.5 if label == list(KINDS)[2] else 0.9},
+                "marker": {"color": colour, "opacity": 0.5 if label == BREAKS else 0.9},
                 "hovertemplate": "%{y}<br>gives %{customdata[0]}, control %{customdata[1]}<br>recovers "
                 "%{customdata[2]}<extra></extra>",
             }
@@ -146,6 +157,7 @@ def _table(run: Sequence[Plain], bar: float) -> Table:
     rows = []
     for one in run:
         forget, excess = one["forget"], one.get("excess") or {}
+        beyond = with_interval(excess.get("value"), (excess.get("low"), excess.get("high")))
         rows.append(
             [
                 f"{name(one)} ({one['attack']})" if one.get("title") else one["attack"],
@@ -153,7 +165,7 @@ def _table(run: Sequence[Plain], bar: float) -> Table:
                 kind(one, bar),
                 share(one.get("recovery")),
                 with_interval(forget.get("value"), (forget.get("low"), forget.get("high"))),
-                with_interval(excess.get("value"), (excess.get("low"), excess.get("high"))),
+                f"{beyond}, {fewer}" if (fewer := fewer_questions(one)) else beyond,
                 number(one.get("retain")),
             ]
         )
