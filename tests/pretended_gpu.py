@@ -117,9 +117,7 @@ def _computed(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, A
     known = {id(one.inner): one for one in ours}
 
     def back(one: Any) -> Any:
-        if not isinstance(one, torch.Tensor) or isinstance(one, OnGpu):
-            return one
-        if not stays:
+        if not stays or not isinstance(one, torch.Tensor) or isinstance(one, OnGpu):
             return one
         return known[id(one)] if id(one) in known else OnGpu(one)
 

@@ -67,7 +67,7 @@ def test_an_edit_is_that_of_main_memory(checkpoint, monkeypatch, seen, kind, tar
     monkeypatch.setattr(
         collect,
         "_sums",
-        lambda model, sites, _: {one.layer: made(one.inner_width, home_of_sums(model, 64, 1)) for one in sites},
+        lambda work, sites, _: {one.layer: made(one.inner_width, work.home_of_sums(64, 1)) for one in sites},
     )
     loaded = load_model(str(checkpoint("llama")), device="cpu")
     settings = Settings(target, 1, 1.0, neighbours=12)

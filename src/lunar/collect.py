@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from lunar import processes, targets
 from lunar.activations import Captured, capture_layers, join
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.interrupted import SavedSums, digest
+from lunar.memory import home_of_sums
 from lunar.models import LoadedModel, Site, context_length, find_sites
 from lunar.moments import FewRows, Moments, ReferenceMean
 from lunar.neighbours import neighbours
@@ -256,6 +256,11 @@ class Work:
         ):
             yield {layer: rows.to(device) for layer, rows in batch.items()}
 
+    def home_of_sums(self, width: int, count: int) -> torch.device:
+        """Where so many sums lie: see `lunar.memory`. Several processes stay in main memory, so that all compute alike."""
+        alone = processes.place()[1] == 1
+        return home_of_sums(self.loaded.model, width, count) if alone else torch.device("cpu")
+
     def rows(
         self,
         name: str,
@@ -263,6 +268,7 @@ class Work:
         records: Sequence[Record],
         *,
         with_answer: bool,
+        last_only: bool = False,
         inner_only: bool = False,
     ) -> dict[int, Captured]:
         """By layer, all rows of at least one record, in the records' order; for sets small enough to hold.
@@ -270,7 +276,9 @@ class Work:
         Every process runs all of them: in other batches they would round otherwise, and the edit with them, which
         stands or falls by these rows.
         """
-        batches = list(self.capture(name, sites, records, with_answer=with_answer, inner_only=inner_only))
+        batches = list(
+            self.capture(name, sites, records, with_answer=with_answer, last_only=last_only, inner_only=inner_only)
+        )
         return {site.layer: join([batch[site.layer] for batch in batches]) for site in sites}
 
     def add_pinned(
@@ -370,8 +378,9 @@ def measured(
                     last = (rows.from_end >= 0) & (rows.from_end < tail)
                     sizes[site.layer].update(written(model, site, rows.inner[last]))
         for site in sites:
-            mean, size = means[site.layer], sizes[site.layer]
-            mean.total, mean.count = processes.summed(mean.total), processes.summed(mean.count)
+            size = sizes[site.layer]
+            for own in (means[site.layer].total, means[site.layer].count):
+                processes.summed(own)
             total, count = processes.summed(torch.tensor([size.total, size.count], dtype=torch.float64)).tolist()
             sizes[site.layer] = RowSize(total, int(count))
     return means, {layer: passage.sized(sizes[layer]) for layer, passage in passages.items()}
@@ -391,7 +400,7 @@ def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings, *
     tail = tail_of(settings)
     means, passages = measured(work, sites, sets.reference, tail)
     count = work.tokens(sets.forget, sets.retain, sets.neighbours) // thin
-    moments = _sums(work.loaded.model, sites, count)
+    moments = _sums(work, sites, count)
     found = {}
     with work.stage("forget"):
         rows = work.rows("forget", sites, sets.redirected, with_answer=settings.redirect_answers)
@@ -417,14 +426,14 @@ def collect(work: Work, sites: Sequence[Site], sets: Sets, settings: Settings, *
     return found
 
 
-def _sums(model: PreTrainedModel, sites: Sequence[Site], rows: int) -> dict[int, Moments | FewRows]:
+def _sums(work: Work, sites: Sequence[Site], rows: int) -> dict[int, Moments | FewRows]:
     """Where pinned rows are added: kept, where they and their products with each other take less than their sum.
 
     All of one kind, since processes share the sums of all layers or none.
     """
     width = min(site.inner_width for site in sites)
     kind = FewRows if rows * (rows + width) < width**2 else Moments.zeros
-    home = processes.home_of_sums(model, max(site.inner_width for site in sites), len(sites))
+    home = work.home_of_sums(max(site.inner_width for site in sites), len(sites))
     return {site.layer: kind(site.inner_width, home) for site in sites}
 
 

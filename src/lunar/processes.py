@@ -1,7 +1,7 @@
 """Several processes over the data, started by `torchrun` or `accelerate launch`: each runs its share of the prompts.
 
-What they add up is exchanged through main memory over gloo, wherever the models are. Knows sums; knows nothing of
-models or prompts. Source: torch.distributed, environment variables of `torchrun`.
+What they add up lies in main memory (`lunar.collect`), and is summed over gloo wherever the models are. Knows sums;
+knows nothing of models or prompts. Source: torch.distributed, environment variables of `torchrun`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from typing import TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, distributed
-from transformers import PreTrainedModel
 
-from lunar import memory
 from lunar.moments import FewRows, Moments
 from lunar.symmetric import blocks, mirror
 
@@ -58,11 +56,6 @@ def of_first(value: Value) -> Value:
     return value
 
 
-def home_of_sums(model: PreTrainedModel, width: int, count: int) -> torch.device:
-    """`lunar.memory.home_of_sums`; in main memory for several processes, which so all compute alike."""
-    return memory.home_of_sums(model, width, count) if place()[1] == 1 else torch.device("cpu")
-
-
 def add_share(one: Moments | FewRows, rows: Float[Tensor, "tokens m"]) -> None:
     """Add rows of weight 1 that every process has: to a sum, which `end_share` makes of all, each a part of them."""
     number, count = place() if isinstance(one, Moments) else (0, 1)
@@ -78,8 +71,7 @@ def end_share(sums: Mapping[int, Moments | FewRows]) -> None:
             if isinstance(one, Moments):
                 rows = torch.tensor(one.rows)
                 for start, stop in blocks(len(one.second)):
-                    strip = one.second[start:stop, start:].cpu().contiguous()
-                    one.second[start:stop, start:] = summed(strip).to(one.device)
+                    one.second[start:stop, start:] = summed(one.second[start:stop, start:].contiguous())
                 mirror(one.second)  # what lies below is known from above, and not sent
                 one.rows = int(summed(rows))
 

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lunar.activations import join
 from lunar.collect import Problem, Sets, Work, edit_of
 from lunar.edit import Edit, Factors, fingerprint
 from lunar.errors import LunarError
@@ -185,8 +184,7 @@ def _look(work: Work, site: Site, reader: Reader, records: Sequence[Record]) -> 
 def _last(work: Work, name: str, reader: Reader, records: Sequence[Record], edit: Edit) -> tuple[Tensor, Tensor]:
     """[prompts, d] inputs of the next MLP and outputs of its layer under an edit, at the last prompt tokens."""
     with edit.applied(work.loaded.model):
-        batches = work.capture(name, [reader.input_site], records, with_answer=False, last_only=True)
-        rows = join([batch[reader.site.layer] for batch in batches])
+        rows = work.rows(name, [reader.input_site], records, with_answer=False, last_only=True)[reader.site.layer]
     return rows.inner, rows.residual
 
 

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lunar.report.sentences import fewer_questions
+from lunar.report.sentences import MEASURED, fewer_questions
 
 _NOTE = (
     "gets: ROUGE-1 recall of the forgotten answers under the attack, or the share that is named there. over control: "
@@ -43,7 +43,7 @@ def _table(run: list[Mapping[str, Any]]) -> Table:
     for one in run:
         excess, recovery = one["excess"], one["recovery"]
         table.add_row(
-            f"{one['attack']}{'' if one['counts'] else ' (measured, no answer comes back)'}: {one['needs']}",
+            f"{one['attack']}{'' if one['counts'] else f' ({MEASURED})'}: {one['needs']}",
             _number(one["forget"]["value"]) + ("" if one["unit"] == "recall" else f"\n{one['unit']}"),
             "\n".join(filter(None, (_with_interval(excess), fewer_questions(one)))),
             "–" if recovery is None else f"{recovery:.0%}",

@@ -31,6 +31,9 @@ HARDENED_LIMITS = (
 """What the bars for a hardened edit are not met by; see docs/results.md, "Hardened"."""
 GOOD, MIXED, BAD, OPEN = "good", "mixed", "bad", "open"
 
+MEASURED = "measured, no answer comes back"
+"""What is said of an attack that says something of the model and brings nothing back."""
+
 
 def fewer_questions(finding: Plain) -> str:
     """On how many of the questions an attack is compared with its control, where not on all: some have none."""

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lunar import processes
 from lunar.collect import Work, measured, tail_of
 from lunar.models import Site
 from lunar.moments import Moments
@@ -76,6 +75,6 @@ def _sums(
     work: Work, name: str, site: Site, records: Sequence[Record], settings: Settings, known: Sequence[Tensor]
 ) -> Moments:
     """Moments of records that are to be left alone, weighted as `lunar.collect` weighs them."""
-    moments = Moments.zeros(site.inner_width, processes.home_of_sums(work.loaded.model, site.inner_width, 1))
+    moments = Moments.zeros(site.inner_width, work.home_of_sums(site.inner_width, 1))
     work.add_pinned(name, [site], records, {site.layer: moments}, settings.retain_weight, known=known)
     return symmetric(moments.cpu())

@@ -24,17 +24,17 @@ from lunar.report.elements import (
     share,
     with_interval,
 )
-from lunar.report.sentences import fewer_questions
+from lunar.report.sentences import MEASURED, fewer_questions
 
 COUNTS_FROM = 0.15
 """What is beyond its control by this much has come back, where attacks.json does not say so itself."""
 KINDS = {
     "brings answers back": RED,
     "hardly more than its control": BLUE,
-    "measured, no answer comes back": GREEN,
+    MEASURED: GREEN,
     "breaks the model, proves nothing": GREY,
 }
-BRINGS, HARDLY, MEASURED, BREAKS = KINDS
+BRINGS, HARDLY, _, BREAKS = KINDS
 
 
 def back(contents: Contents) -> Section | None:
