@@ -257,7 +257,7 @@ class Work:
             yield {layer: rows.to(device) for layer, rows in batch.items()}
 
     def home_of_sums(self, width: int, count: int) -> torch.device:
-        """Where so many sums lie: see `lunar.memory`. Several processes stay in main memory, so that all compute alike."""
+        """Where so many sums lie (`lunar.memory`): for several processes in main memory, so that all compute alike."""
         alone = processes.place()[1] == 1
         return home_of_sums(self.loaded.model, width, count) if alone else torch.device("cpu")
 
